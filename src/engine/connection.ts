@@ -1,0 +1,195 @@
+import type Docker from 'dockerode';
+
+import { SandyardError } from '../errors.js';
+import { describeAddress, discoverEngine, type DiscoveryEnvironment, type EngineAddress } from './discovery.js';
+import type { CallOptions } from './engine.js';
+import {
+  engineUnavailable,
+  failedToConnect,
+  lostConnection,
+  translateEngineError,
+  type CallSubject,
+} from './engine-errors.js';
+
+/** API versions (of Docker's Engine API) that this code was written for: 19.03 to 28. */
+const OLDEST_API = '1.40';
+const NEWEST_API = '1.48';
+
+const CONNECT_DEADLINE_MS = 10_000;
+
+export interface CallSettings extends CallOptions, CallSubject {
+  /** How long the engine may take. */
+  readonly deadlineMs: number;
+  /** Whether making the call twice is the same as making it once; then a stale connection is tried anew. */
+  readonly idempotent?: boolean;
+}
+
+export interface Connected {
+  readonly docker: Docker;
+  readonly address: string;
+  readonly apiVersion: string;
+}
+
+/**
+ * The way to the engine: finds it at the first call, agrees on an API version, and finds it again after it was lost.
+ * Each call has a deadline of its own, because the client's promise can stay open for ever when the engine dies
+ * after its first byte of answer.
+ */
+export class EngineConnection {
+  readonly #source: { docker: Docker } | { env: DiscoveryEnvironment };
+  #connecting: Promise<Connected> | undefined;
+
+  constructor(source: { docker: Docker } | { env: DiscoveryEnvironment }) {
+    this.#source = source;
+  }
+
+  async connected({ signal }: CallOptions = {}): Promise<Connected> {
+    this.#connecting ??= this.#connect().catch((error: unknown) => {
+      this.#connecting = undefined;
+      throw error;
+    });
+    return withDeadline(() => this.#connecting as Promise<Connected>, {
+      doing: 'connect',
+      deadlineMs: CONNECT_DEADLINE_MS,
+      signal,
+    });
+  }
+
+  /** Runs one call and translates what it throws. `signal` is for the call's own `abortSignal`. */
+  async call<T>(settings: CallSettings, run: (docker: Docker, signal: AbortSignal) => Promise<T>): Promise<T> {
+    const { docker } = await this.connected({ signal: settings.signal });
+    try {
+      return await withDeadline((signal) => run(docker, signal), settings);
+    } catch (error) {
+      if (failedToConnect(error)) this.reset();
+      const again = failedToConnect(error) || (lostConnection(error) && settings.idempotent === true);
+      if (!again || settings.signal?.aborted === true) throw translateEngineError(error, settings);
+    }
+    const { docker: anew } = await this.connected({ signal: settings.signal });
+    try {
+      return await withDeadline((signal) => run(anew, signal), settings);
+    } catch (error) {
+      if (failedToConnect(error)) this.reset();
+      throw translateEngineError(error, settings);
+    }
+  }
+
+  /** Forgets the engine; the next call looks for it again. */
+  reset(): void {
+    this.#connecting = undefined;
+  }
+
+  async #connect(): Promise<Connected> {
+    if ('docker' in this.#source) {
+      const { docker } = this.#source;
+      return { docker, address: describeClient(docker), apiVersion: await negotiate(docker) };
+    }
+    const { default: Client } = await import('dockerode'); // late: it takes 0.4 s
+    const { address, attempts } = await discoverEngine(this.#source.env);
+    if (address === undefined) {
+      const tried = attempts.filter((attempt) => attempt.problem !== 'absent');
+      const told = (tried.length > 0 ? tried : attempts).map(({ where, detail }) => `${where}: ${detail}`);
+      throw engineUnavailable(`none was found (${told.join('; ')})`);
+    }
+    const where = describeAddress(address);
+    const probe = new Client(toClientOptions(address));
+    const apiVersion = await negotiate(probe);
+    return {
+      docker: new Client({ ...toClientOptions(address), version: `v${apiVersion}` }),
+      address: where,
+      apiVersion,
+    };
+  }
+}
+
+/**
+ * Races `run` with its deadline and the caller's signal. The engine's client gets a signal too, but isn't trusted to
+ * heed it.
+ */
+export async function withDeadline<T>(
+  run: (signal: AbortSignal) => Promise<T>,
+  { doing, deadlineMs, signal }: { doing: string; deadlineMs: number; signal?: AbortSignal | undefined },
+): Promise<T> {
+  if (signal?.aborted === true) throw abortedError(signal, doing);
+  const controller = new AbortController();
+  return new Promise<T>((resolve, reject) => {
+    const settle = (act: () => void) => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', onAbort);
+      act();
+    };
+    const giveUp = (error: SandyardError) => {
+      settle(() => reject(error));
+      controller.abort(error);
+    };
+    const onAbort = () => giveUp(abortedError(signal, doing));
+    const timer = setTimeout(() => {
+      giveUp(
+        new SandyardError('engine_timeout', `The engine took longer than ${deadlineMs / 1000} s to ${doing}.`, {
+          hint: 'The engine may be overloaded or stuck; its own log says more.',
+        }),
+      );
+    }, deadlineMs);
+    signal?.addEventListener('abort', onAbort, { once: true });
+    run(controller.signal).then(
+      (value) => settle(() => resolve(value)),
+      (error: unknown) => settle(() => reject(error)),
+    );
+  });
+}
+
+export function abortedError(signal: AbortSignal | undefined, doing: string): SandyardError {
+  return new SandyardError('aborted', `The caller gave up while we were about to ${doing}.`, { cause: signal?.reason });
+}
+
+async function negotiate(docker: Docker): Promise<string> {
+  let found: { ApiVersion: string; MinAPIVersion?: string };
+  try {
+    found = await withDeadline(() => docker.version(), {
+      doing: 'tell its version',
+      deadlineMs: CONNECT_DEADLINE_MS,
+    });
+  } catch (error) {
+    throw translateEngineError(error, { doing: 'tell its version' });
+  }
+  if (compareVersions(found.ApiVersion, OLDEST_API) < 0) {
+    throw new SandyardError('engine_error', `The engine speaks API ${found.ApiVersion}; ${OLDEST_API} is the least.`, {
+      hint: 'Upgrade the engine to Docker 19.03 or newer.',
+    });
+  }
+  const agreed = compareVersions(found.ApiVersion, NEWEST_API) < 0 ? found.ApiVersion : NEWEST_API;
+  const least = found.MinAPIVersion ?? OLDEST_API;
+  return compareVersions(agreed, least) < 0 ? least : agreed;
+}
+
+export function compareVersions(a: string, b: string): number {
+  const [aMajor = 0, aMinor = 0] = a.split('.').map(Number);
+  const [bMajor = 0, bMinor = 0] = b.split('.').map(Number);
+  return aMajor - bMajor || aMinor - bMinor;
+}
+
+/**
+ * Options that leave nothing to the client's own reading of the environment: it fills in whatever isn't named here from
+ * DOCKER_HOST, even over a given socket.
+ */
+function toClientOptions(address: EngineAddress): Docker.DockerOptions {
+  const none = { ca: undefined, cert: undefined, key: undefined, timeout: undefined, pathPrefix: undefined };
+  const options =
+    address.kind === 'unix'
+      ? { ...none, socketPath: address.socketPath, host: undefined, port: undefined, protocol: 'http' }
+      : {
+          ...none,
+          socketPath: undefined,
+          host: address.host,
+          port: address.port,
+          protocol: address.tls === undefined ? 'http' : 'https',
+          ...address.tls,
+        };
+  return options as Docker.DockerOptions;
+}
+
+function describeClient(docker: Docker): string {
+  const modem = docker.modem as { socketPath?: unknown; host?: unknown; port?: unknown };
+  if (typeof modem.socketPath === 'string') return `unix://${modem.socketPath}`;
+  return typeof modem.host === 'string' ? `tcp://${modem.host}:${String(modem.port)}` : 'the given client';
+}

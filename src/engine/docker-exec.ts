@@ -1,0 +1,282 @@
+import type Docker from 'dockerode';
+import type { Duplex } from 'node:stream';
+
+import { SandyardError } from '../errors.js';
+import type { EngineConnection } from './connection.js';
+import { translateEngineError } from './engine-errors.js';
+import type { CallOptions, EngineExec, ExecEnd, ExecSpec, OutputChunk } from './engine.js';
+import { demultiplex } from './demultiplex.js';
+
+const START_DEADLINE_MS = 60_000;
+const INSPECT_DEADLINE_MS = 15_000;
+
+/**
+ * How often a quiet exec is asked whether its command has exited: the engine ends the output only when nothing holds
+ * it open any more, which a background child can do for ever.
+ */
+const POLL_FIRST_MS = 100;
+const POLL_MOST_MS = 1000;
+/** How long the output may stay quiet after the command exited before it counts as held open. */
+const DRAIN_MS = 250;
+/** The engine reports an out-of-memory kill a moment after the exec that it ended. */
+const OOM_EVENT_WAIT_MS = 300;
+
+const SIGKILL_EXIT = 137;
+
+/** How the engine's answer to an exec that couldn't be started begins; it comes as if the command had printed it. */
+const START_FAILURE = /^(OCI runtime exec failed|unable to find user|.*runtime exec failed: exec failed)/;
+
+export async function startExec(
+  connection: EngineConnection,
+  container: string,
+  { spec, signal }: { spec: ExecSpec } & CallOptions,
+): Promise<EngineExec> {
+  const settings = { doing: `run ${spec.command[0]}`, container, signal, deadlineMs: START_DEADLINE_MS };
+  const exec = await connection.call(settings, (docker, abortSignal) =>
+    docker.getContainer(container).exec({
+      Cmd: [...spec.command],
+      Env: [...spec.env],
+      User: spec.user,
+      WorkingDir: spec.workdir,
+      AttachStdin: spec.stdin,
+      AttachStdout: true,
+      AttachStderr: true,
+      Tty: false,
+      abortSignal,
+    }),
+  );
+  const stream = await connection.call(settings, (_docker, abortSignal) =>
+    exec.start({ hijack: spec.stdin, stdin: spec.stdin, Tty: false, abortSignal }),
+  );
+  return new DockerExec(connection, { container, exec, stream, spec });
+}
+
+class DockerExec implements EngineExec {
+  readonly id: string;
+  readonly stdin: Duplex | undefined;
+  readonly #connection: EngineConnection;
+  readonly #container: string;
+  readonly #exec: Docker.Exec;
+  readonly #stream: Duplex;
+  readonly #spec: ExecSpec;
+  readonly #end: Promise<ExecEnd>;
+  #settle!: { resolve: (end: ExecEnd) => void; reject: (error: unknown) => void };
+  #quietSince: number | undefined;
+  #heldOpen = false;
+
+  constructor(
+    connection: EngineConnection,
+    { container, exec, stream, spec }: { container: string; exec: Docker.Exec; stream: Duplex; spec: ExecSpec },
+  ) {
+    this.id = exec.id;
+    this.stdin = spec.stdin ? stream : undefined;
+    this.#connection = connection;
+    this.#container = container;
+    this.#exec = exec;
+    this.#stream = stream;
+    this.#spec = spec;
+    this.#end = new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject };
+    });
+    // Whoever only wants the output doesn't have to wait for the end; its failure is thrown where it is awaited.
+    this.#end.catch(() => {});
+    stream.on('error', () => {}); // told through the iteration and through inspect
+  }
+
+  end(): Promise<ExecEnd> {
+    return this.#end;
+  }
+
+  close(): void {
+    this.#stream.destroy();
+  }
+
+  async *output(): AsyncGenerator<OutputChunk> {
+    const poll = this.#watchForExit();
+    let suspicious: OutputChunk | undefined;
+    try {
+      for await (const chunk of demultiplex(this.#reads())) {
+        if (suspicious !== undefined) {
+          yield suspicious;
+          suspicious = undefined;
+        }
+        if (START_FAILURE.test(Buffer.from(chunk.data).subarray(0, 200).toString())) suspicious = chunk;
+        else yield chunk;
+      }
+      poll.stop();
+      const end = await this.#findEnd(suspicious);
+      if (suspicious !== undefined) yield suspicious;
+      this.#settle.resolve(end);
+    } catch (error) {
+      this.#settle.reject(error);
+      throw error;
+    } finally {
+      poll.stop();
+      this.close();
+      this.#settle.reject(new SandyardError('aborted', 'The output was not read to its end.'));
+    }
+  }
+
+  /** The stream's chunks, noting since when it waits for one. A broken stream ends: inspect tells what became of it. */
+  async *#reads(): AsyncGenerator<Uint8Array> {
+    try {
+      this.#quietSince = Date.now();
+      for await (const chunk of this.#stream) {
+        this.#quietSince = undefined;
+        yield chunk as Uint8Array;
+        this.#quietSince = Date.now();
+      }
+    } catch {
+      // The connection broke, or we closed it because the output is held open.
+    }
+  }
+
+  #watchForExit(): { stop: () => void } {
+    let delay = POLL_FIRST_MS;
+    let exited = false;
+    let stopped = false;
+    const tick = async () => {
+      exited ||= !(await this.#inspect().then(
+        ({ Running }) => Running,
+        () => true,
+      ));
+      if (stopped) return;
+      if (exited && this.#quietSince !== undefined && Date.now() - this.#quietSince >= DRAIN_MS) {
+        this.#heldOpen = true;
+        this.#stream.destroy();
+        return;
+      }
+      delay = exited ? POLL_FIRST_MS : Math.min(delay * 2, POLL_MOST_MS);
+      schedule();
+    };
+    let timer: NodeJS.Timeout | undefined;
+    const schedule = () => {
+      timer = setTimeout(() => void tick(), delay);
+    };
+    schedule();
+    return {
+      stop: () => {
+        stopped = true;
+        clearTimeout(timer);
+      },
+    };
+  }
+
+  async #findEnd(printed: OutputChunk | undefined): Promise<ExecEnd> {
+    let found: Docker.ExecInspectInfo;
+    try {
+      found = await this.#inspect();
+    } catch (error) {
+      // The engine forgets the execs of a container that was removed, and of all when it was restarted.
+      if (error instanceof SandyardError && error.code === 'sandbox_not_found') return this.#containerDied();
+      throw error;
+    }
+    const { ExitCode: exitCode, Pid: pid } = found;
+    if (found.Running || exitCode === null) return this.#lost();
+    if (pid === 0 && (exitCode === 126 || exitCode === 127)) throw this.#startFailure(printed);
+    if (exitCode !== SIGKILL_EXIT)
+      return { kind: 'exited', exitCode, oomKilled: false, outputHeldOpen: this.#heldOpen };
+    const container = await this.#inspectContainer();
+    if (container?.State.Running !== true) return this.#containerDied(container);
+    return { kind: 'exited', exitCode, oomKilled: await this.#sawOomEvent(), outputHeldOpen: this.#heldOpen };
+  }
+
+  /** The output ended and the engine doesn't say that the command did. */
+  async #lost(): Promise<ExecEnd> {
+    const container = await this.#inspectContainer();
+    if (container?.State.Running !== true) return this.#containerDied(container);
+    throw new SandyardError('engine_unavailable', `The connection to ${this.#spec.command[0]} broke while it ran.`, {
+      hint: 'The command may still be running in the sandbox.',
+    });
+  }
+
+  async #containerDied(known?: Docker.ContainerInspectInfo): Promise<ExecEnd> {
+    const container = known ?? (await this.#inspectContainer());
+    return { kind: 'container_died', oomKilled: container?.State.OOMKilled ?? false };
+  }
+
+  #startFailure(printed: OutputChunk | undefined): SandyardError {
+    const text = Buffer.from(printed?.data ?? [])
+      .toString('utf8')
+      .trim();
+    const program = this.#spec.command[0];
+    if (/chdir to cwd|cwd/.test(text)) {
+      return new SandyardError('workdir_not_found', `The working directory ${this.#spec.workdir} can't be used.`, {
+        hint: 'Make the directory first, or name one that exists.',
+        cause: new Error(text),
+      });
+    }
+    if (/permission denied|exec format error|is a directory/i.test(text)) {
+      return new SandyardError('command_not_executable', `${program} can't be executed in the sandbox.`, {
+        hint: 'It must be a program or a script with a "#!" line, and be executable (chmod +x).',
+        cause: new Error(text),
+      });
+    }
+    if (/no such file|not found/i.test(text)) {
+      return new SandyardError('command_not_found', `There is no ${program} in the sandbox.`, {
+        hint: 'Install it, or pass a string instead of an array to have a shell run it.',
+        cause: new Error(text),
+      });
+    }
+    return translateEngineError(
+      { statusCode: 500, message: text || 'it could not be started' },
+      { doing: `run ${program}` },
+    );
+  }
+
+  #inspect(): Promise<Docker.ExecInspectInfo> {
+    return this.#connection.call(
+      { doing: 'inspect an exec', container: this.#container, deadlineMs: INSPECT_DEADLINE_MS, idempotent: true },
+      (_docker, abortSignal) => this.#exec.inspect({ abortSignal }),
+    );
+  }
+
+  async #inspectContainer(): Promise<Docker.ContainerInspectInfo | undefined> {
+    const settings = {
+      doing: 'inspect',
+      container: this.#container,
+      deadlineMs: INSPECT_DEADLINE_MS,
+      idempotent: true,
+    };
+    try {
+      return await this.#connection.call(settings, (docker, abortSignal) =>
+        docker.getContainer(this.#container).inspect({ abortSignal }),
+      );
+    } catch (error) {
+      if (error instanceof SandyardError && error.code === 'sandbox_not_found') return undefined;
+      throw error;
+    }
+  }
+
+  /**
+   * Whether the engine has reported an out-of-memory kill in this container since this exec was started. It goes by the
+   * order of the engine's own events, so that no two clocks are compared.
+   */
+  async #sawOomEvent(): Promise<boolean> {
+    const { docker } = await this.#connection.connected();
+    const giveUp = AbortSignal.timeout(OOM_EVENT_WAIT_MS);
+    let oom = false;
+    try {
+      const events = await docker.getEvents({
+        since: 1,
+        filters: { container: [this.#container], event: ['oom', 'exec_start'] },
+        abortSignal: giveUp,
+      });
+      let text = '';
+      for await (const chunk of events) {
+        text += String(chunk);
+        const lines = text.split('\n');
+        text = lines.pop() ?? '';
+        for (const line of lines.filter((line) => line.trim() !== '')) {
+          const event = JSON.parse(line) as { Action?: string; Actor?: { Attributes?: { execID?: string } } };
+          if (event.Actor?.Attributes?.execID === this.id) oom = false;
+          else if (event.Action === 'oom') oom = true;
+        }
+        if (oom) break;
+      }
+    } catch {
+      // The wait is over, or the engine is gone, which the next call will say.
+    }
+    return oom;
+  }
+}

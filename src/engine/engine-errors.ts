@@ -1,0 +1,148 @@
+import { SandyardError, type ErrorCode } from '../errors.js';
+
+/** What a call was about, for messages. */
+export interface CallSubject {
+  /** What we were doing: "create the container". */
+  readonly doing: string;
+  /** The image it was about, where an image can be missing. */
+  readonly image?: string | undefined;
+  /** The container it was about. */
+  readonly container?: string | undefined;
+}
+
+interface Rule {
+  readonly code: ErrorCode;
+  readonly status?: number;
+  readonly text?: RegExp;
+  readonly message: (subject: CallSubject, text: string) => string;
+  readonly hint?: string;
+}
+
+/**
+ * The engine's answers, by HTTP status and text: the API has no codes of its own, and says 404 for a missing image as
+ * for a missing container. The first rule that fits wins.
+ */
+const ANSWER_RULES: readonly Rule[] = [
+  {
+    code: 'out_of_disk',
+    text: /no space left on device|disk quota exceeded/i,
+    message: ({ doing }) => `The engine could not ${doing}: its disk is full.`,
+    hint: 'Free space where the engine keeps its data (`docker system df` shows what uses it), then try again.',
+  },
+  {
+    code: 'image_not_found',
+    status: 404,
+    text: /no such image|image.*not (known|found)|manifest unknown/i,
+    message: ({ image }) => `The engine does not have the image ${image ?? 'asked for'}.`,
+    hint: 'Pull it (`docker pull IMAGE`), or run `npm run setup` to build the default image.',
+  },
+  {
+    code: 'sandbox_not_found',
+    status: 404,
+    message: ({ container }) => `There is no container ${container ?? 'of that name'} on the engine.`,
+    hint: 'It may have been removed or have expired; list the sandboxes to see which there are.',
+  },
+  {
+    code: 'name_conflict',
+    status: 409,
+    text: /already in use|name.*conflict/i,
+    message: ({ container }) => `The container name ${container ?? ''} is taken.`,
+    hint: 'Try again: each attempt uses a new name.',
+  },
+  {
+    code: 'wrong_state',
+    status: 409,
+    text: /is (not running|paused|restarting)/,
+    message: ({ doing, container }, text) => {
+      const state = /is (not running|paused|restarting)/.exec(text)?.[0] ?? 'is not running';
+      return `Could not ${doing}: the container ${container ?? ''} ${state}.`;
+    },
+    hint: 'Inspect the sandbox for its state; a stopped one must be started first.',
+  },
+  {
+    code: 'wrong_state',
+    status: 409,
+    message: ({ doing, container }, text) => `Could not ${doing} (${container ?? 'container'}): ${text}`,
+    hint: 'Inspect the sandbox for its state; a stopped one must be started first.',
+  },
+  {
+    code: 'limit_exceeded',
+    text: /range of cpus|cpus available|memory limit allowed|minimum memory|pids limit|kernel does not support/i,
+    message: ({ doing }, text) => `The engine could not ${doing}: ${text}`,
+    hint: 'Ask for less, or raise what the engine has.',
+  },
+];
+
+/** Faults on the way to the engine, by Node's code. */
+const CONNECTION_CODES: Readonly<Record<string, string>> = {
+  ECONNREFUSED: 'nothing listens there',
+  ENOENT: 'the socket does not exist',
+  ECONNRESET: 'it closed the connection',
+  EPIPE: 'it closed the connection',
+  EACCES: 'permission denied on the socket',
+  EPERM: 'permission denied on the socket',
+  ENOTFOUND: 'its host name is unknown',
+  EAI_AGAIN: 'its host name could not be looked up',
+  EHOSTUNREACH: 'its host cannot be reached',
+  ENETUNREACH: 'its host cannot be reached',
+  ETIMEDOUT: 'it did not answer',
+};
+
+/** Turns whatever a call to the engine threw into a SandyardError. The only place that knows the engine's words. */
+export function translateEngineError(error: unknown, subject: CallSubject): SandyardError {
+  if (error instanceof SandyardError) return error;
+  const { statusCode, code, text } = readFault(error);
+  if (statusCode === undefined) return connectionError({ error, code, text });
+  for (const rule of ANSWER_RULES) {
+    if (rule.status !== undefined && rule.status !== statusCode) continue;
+    if (rule.text !== undefined && !rule.text.test(text)) continue;
+    return new SandyardError(rule.code, rule.message(subject, text), { hint: rule.hint ?? '', cause: error });
+  }
+  return new SandyardError('engine_error', `The engine could not ${subject.doing}: ${text}`, {
+    hint: `It answered with HTTP status ${statusCode}; the engine's own log says more.`,
+    cause: error,
+  });
+}
+
+export function engineUnavailable(why: string, cause?: unknown): SandyardError {
+  return new SandyardError('engine_unavailable', `The Docker engine cannot be reached: ${why}.`, {
+    hint: 'Start it (`npm run setup` does so where it can), or point DOCKER_HOST at one.',
+    cause,
+  });
+}
+
+/** Whether the connection failed before the engine can have acted on the call. */
+export function failedToConnect(error: unknown): boolean {
+  return ['ECONNREFUSED', 'ENOENT', 'EACCES', 'ENOTFOUND'].includes(readFault(error).code ?? '');
+}
+
+/** Whether a kept-alive connection turned out to be dead: the engine was restarted since its last use. */
+export function lostConnection(error: unknown): boolean {
+  return ['ECONNRESET', 'EPIPE'].includes(readFault(error).code ?? '');
+}
+
+function connectionError({ error, code, text }: { error: unknown; code: string | undefined; text: string }) {
+  if (code !== undefined && /CERT|SELF_SIGNED|ERR_TLS|ERR_SSL|ERR_OSSL/.test(code)) {
+    return new SandyardError('engine_unavailable', `The Docker engine's TLS certificate was not accepted: ${text}`, {
+      hint: 'Check ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH, and that DOCKER_HOST uses a name in the certificate.',
+      cause: error,
+    });
+  }
+  const why = (code !== undefined ? CONNECTION_CODES[code] : undefined) ?? text;
+  return engineUnavailable(why, error);
+}
+
+function readFault(error: unknown): { statusCode: number | undefined; code: string | undefined; text: string } {
+  const fault = (typeof error === 'object' && error !== null ? error : {}) as Record<string, unknown>;
+  const body = fault['json'];
+  const bodyText = typeof body === 'object' && body !== null ? (body as Record<string, unknown>)['message'] : undefined;
+  const text = [bodyText, fault['message'], fault['reason']].find((value) => typeof value === 'string' && value !== '');
+  return {
+    statusCode: typeof fault['statusCode'] === 'number' ? fault['statusCode'] : undefined,
+    code: typeof fault['code'] === 'string' ? fault['code'] : undefined,
+    // What the engine says can quote what a sandbox named: one line, bounded.
+    text: String(text ?? error)
+      .replaceAll(/\s+/g, ' ')
+      .slice(0, 500),
+  };
+}

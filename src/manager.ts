@@ -1,0 +1,416 @@
+import { Readable } from 'node:stream';
+import type Docker from 'dockerode';
+import { customAlphabet } from 'nanoid';
+import { pack } from 'tar-stream';
+
+import type { CopyResult } from './archive.js';
+import { readEngineEnvironment, readManagerDefaults, type Limits } from './config.js';
+import { DockerEngine } from './engine/docker-engine.js';
+import type { ContainerSpec, Engine, EngineInfo } from './engine/engine.js';
+import { isSandyardError, SandyardError, type InputIssue } from './errors.js';
+import { silentLog, type Log } from './log.js';
+import { toUidGid, type Command, type ExecOptions, type ExecResult, type SandboxProcess } from './process.js';
+import { Reaper, type ReapedSandbox } from './reaper.js';
+import {
+  containerName,
+  LeaseStore,
+  ownedBy,
+  toLabels,
+  toRecord,
+  type SandboxRecord,
+  type SandboxTraits,
+} from './record.js';
+import {
+  Sandbox,
+  toInfo,
+  type CallOptions,
+  type CopyFromOptions,
+  type CopyOptions,
+  type SandboxContext,
+  type SandboxInfo,
+  type SandboxStats,
+} from './sandbox.js';
+import {
+  createOptionsSchema,
+  fields,
+  formatSize,
+  listOptionsSchema,
+  parseInput,
+  type CreateOptions,
+  type ListOptions,
+  type ParsedCreateOptions,
+} from './schemas.js';
+
+const DEFAULT_REAPER_SCHEDULE = '*/30 * * * * *';
+/** Longer than all the deadlines of a create together. */
+const HALF_CREATED_AFTER_MS = 5 * 60_000;
+const LIST_LIMIT = 100;
+
+const HOME = '/home/sandbox';
+const WORKSPACE = '/workspace';
+/** An image with this label has the user, its home and /workspace already. */
+const PREPARED_IMAGE_LABEL = 'sandyard.image';
+/** Below these a working directory is made, and given to the sandbox's user; elsewhere it stays as the image has it. */
+const OWNED_ROOTS = [WORKSPACE, HOME, '/app', '/data', '/srv'];
+
+/** Ids become container names and host names, so they are lower-case letters and digits. */
+const newId = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 12);
+
+export interface ManagerOptions {
+  /** A dockerode client. Default: the engine that DOCKER_HOST names, or one found at the usual sockets. */
+  readonly docker?: Docker | undefined;
+  /** Another Engine altogether; for tests. */
+  readonly engine?: Engine | undefined;
+  /** Default: says nothing. */
+  readonly log?: Log | undefined;
+  /** What sandboxes run unless told otherwise. Default: SANDBOX_IMAGE, or `sandyard-sandbox:latest`. */
+  readonly image?: string | undefined;
+  /** Whose sandboxes these are: a manager sees and removes only its own. Default: SANDBOX_OWNER, or `default`. */
+  readonly owner?: string | undefined;
+  /** Defaults and ceilings; what is left out comes from the SANDBOX_ variables. */
+  readonly limits?: Partial<Limits> | undefined;
+  /** When to look for expired sandboxes; `false` for never. Default: every 30 seconds. */
+  readonly reaper?:
+    | {
+        /** A cron expression of five fields, or six with seconds first. */
+        readonly schedule?: string | undefined;
+        readonly dryRun?: boolean | undefined;
+        /** How old what was never started must be to count as left by a manager that died. Default: 5 minutes. */
+        readonly halfCreatedAfterMs?: number | undefined;
+      }
+    | false
+    | undefined;
+}
+
+/**
+ * Makes and keeps sandboxes on one Docker engine. Any number of managers can share an engine; all that is to be
+ * remembered is on the engine itself. Every method rejects with a SandyardError, with `engine_unavailable` when there is
+ * no engine, and works again when there is.
+ */
+export class SandboxManager implements AsyncDisposable {
+  readonly image: string;
+  readonly owner: string;
+  readonly limits: Limits;
+  readonly #engine: Engine;
+  readonly #log: Log;
+  readonly #context: SandboxContext;
+  readonly #reaper: Reaper;
+  readonly #schedule: string | undefined;
+  #closed = false;
+
+  /** Does no I/O. */
+  constructor(options: ManagerOptions = {}) {
+    const defaults = readManagerDefaults();
+    this.image = options.image ?? defaults.image;
+    this.owner = options.owner ?? defaults.owner;
+    this.limits = { ...defaults.limits, ...options.limits };
+    this.#log = options.log ?? silentLog;
+    const source = options.docker === undefined ? { env: readEngineEnvironment() } : { docker: options.docker };
+    this.#engine = options.engine ?? new DockerEngine(source);
+    const leases = new LeaseStore(this.#engine);
+    this.#context = {
+      engine: this.#engine,
+      leases,
+      limits: this.limits,
+      log: this.#log,
+      processes: new Set<SandboxProcess>(),
+    };
+    const reaper = options.reaper === false ? undefined : (options.reaper ?? {});
+    this.#schedule = reaper === undefined ? undefined : (reaper.schedule ?? DEFAULT_REAPER_SCHEDULE);
+    this.#reaper = new Reaper({
+      engine: this.#engine,
+      leases,
+      log: this.#log,
+      owner: this.owner,
+      rules: {
+        stoppedRetentionMs: this.limits.stoppedRetentionMs,
+        halfCreatedAfterMs: reaper?.halfCreatedAfterMs ?? HALF_CREATED_AFTER_MS,
+      },
+      dryRun: reaper?.dryRun ?? false,
+    });
+  }
+
+  /**
+   * Connects to the engine, finds what is ours on it, and starts the reaper. The other methods work without it; only
+   * nothing expires then. May be tried again after it failed.
+   */
+  async open({ signal }: CallOptions = {}): Promise<void> {
+    this.#checkOpen();
+    const { version, address } = await this.#engine.info({ signal });
+    const found = await this.#reaper.run({ signal });
+    if (this.#schedule !== undefined) this.#reaper.start(this.#schedule);
+    this.#log.info({ engine: address, version, owner: this.owner, expired: found.length }, 'manager is open');
+  }
+
+  /**
+   * Makes a sandbox and starts it. Either it is there and runs, or nothing is left of it: also when `signal` gives up
+   * half-way. Throws `validation_failed`, `limit_exceeded` (naming the ceiling), `image_not_found`, `out_of_disk`.
+   */
+  async create(options: CreateOptions = {}, { signal }: CallOptions = {}): Promise<Sandbox> {
+    this.#checkOpen();
+    const given = parseInput(createOptionsSchema, options, 'create options');
+    const id = newId();
+    const { spec, traits } = this.#plan(id, given);
+    const { labels } = await this.#engine.inspectImage(spec.image, { signal });
+    const prepared = labels[PREPARED_IMAGE_LABEL] !== undefined;
+    try {
+      // The engine's calls aren't aborted half-way, so that what they made is there to be removed.
+      throwIfAborted(signal);
+      await this.#engine.createContainer(spec);
+      const tar = homeArchive(traits, { prepared });
+      if (tar !== undefined) await this.#engine.putArchive(spec.name, tar);
+      throwIfAborted(signal);
+      await this.#engine.startContainer(spec.name);
+      throwIfAborted(signal);
+      await this.#engine.verifyContainer(spec.name, spec);
+    } catch (error) {
+      await this.#rollBack(spec.name);
+      throw error;
+    }
+    this.#log.info({ sandbox: id, owner: this.owner, image: spec.image }, 'created a sandbox');
+    return this.get(id);
+  }
+
+  /** A handle of a sandbox. Throws `sandbox_not_found` when there is none of this owner's. */
+  async get(id: string, options: CallOptions = {}): Promise<Sandbox> {
+    return new Sandbox(this.#context, await this.#find(id, options));
+  }
+
+  /** Sandboxes of this owner, the newest first, `limit` (100) at a time; `cursor` goes on where a list ended. */
+  async list(options: ListOptions = {}, { signal }: CallOptions = {}): Promise<SandboxList> {
+    this.#checkOpen();
+    const given = parseInput(listOptionsSchema, options, 'list options');
+    const containers = await this.#engine.listContainers(ownedBy(this.owner), { signal });
+    const after = given.cursor === undefined ? undefined : decodeCursor(given.cursor);
+    const records = containers
+      .map(toRecord)
+      .filter((record) => record !== undefined)
+      .filter(({ state }) => given.state === undefined || state === given.state)
+      .filter(({ projectName }) => given.projectName === undefined || projectName === given.projectName)
+      .map((record) => ({ record, key: `${record.createdAt.toISOString()} ${record.id}` }))
+      .filter(({ key }) => after === undefined || key < after)
+      .toSorted((a, b) => (a.key < b.key ? 1 : -1));
+    const page = records.slice(0, given.limit ?? LIST_LIMIT);
+    const last = page.length < records.length ? page.at(-1) : undefined;
+    return {
+      sandboxes: page.map(({ record }) => toInfo(record, { lease: this.#context.leases.known(record) })),
+      cursor: last === undefined ? null : Buffer.from(last.key).toString('base64url'),
+    };
+  }
+
+  async inspect(id: string, options: CallOptions = {}): Promise<SandboxInfo> {
+    return (await this.get(id, options)).inspect(options);
+  }
+
+  async start(id: string, options: CallOptions = {}): Promise<SandboxInfo> {
+    return (await this.get(id, options)).start(options);
+  }
+
+  async stop(id: string, options: CallOptions = {}): Promise<SandboxInfo> {
+    return (await this.get(id, options)).stop(options);
+  }
+
+  async renew(id: string, options: CallOptions & { ttlMs?: number | undefined } = {}): Promise<SandboxInfo> {
+    return (await this.get(id, options)).renew(options);
+  }
+
+  async stats(id: string, options: CallOptions = {}): Promise<SandboxStats> {
+    return (await this.get(id, options)).stats(options);
+  }
+
+  async exec(id: string, command: Command, options: ExecOptions = {}): Promise<ExecResult> {
+    return (await this.get(id, options)).exec(command, options);
+  }
+
+  async copyTo(
+    id: string,
+    { hostPath, sandboxPath, ...options }: CopyOptions & { hostPath: string; sandboxPath: string },
+  ): Promise<CopyResult> {
+    return (await this.get(id, options)).copyTo(hostPath, sandboxPath, options);
+  }
+
+  async copyFrom(
+    id: string,
+    { sandboxPath, hostPath, ...options }: CopyFromOptions & { sandboxPath: string; hostPath: string },
+  ): Promise<CopyResult> {
+    return (await this.get(id, options)).copyFrom(sandboxPath, hostPath, options);
+  }
+
+  async destroy(id: string, options: CallOptions = {}): Promise<void> {
+    await (await this.get(id, options)).destroy(options);
+    this.#log.info({ sandbox: id, owner: this.owner }, 'destroyed a sandbox');
+  }
+
+  /** Removes what has expired, now; a dry run only tells what it would remove. */
+  async reap(options: CallOptions & { dryRun?: boolean | undefined } = {}): Promise<ReapedSandbox[]> {
+    this.#checkOpen();
+    return this.#reaper.run(options);
+  }
+
+  async engineInfo(options: CallOptions = {}): Promise<EngineInfo> {
+    return this.#engine.info(options);
+  }
+
+  /** Whether the engine has the default image. */
+  async hasImage(options: CallOptions = {}): Promise<boolean> {
+    try {
+      await this.#engine.inspectImage(this.image, options);
+      return true;
+    } catch (error) {
+      if (isSandyardError(error, 'image_not_found')) return false;
+      throw error;
+    }
+  }
+
+  /** Stops the reaper and ends the commands that this manager has started. The sandboxes live on. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#reaper.stop();
+    await Promise.all([...this.#context.processes].map((process) => process[Symbol.asyncDispose]()));
+    this.#engine.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #find(id: string, { signal }: CallOptions): Promise<SandboxRecord> {
+    this.#checkOpen();
+    // An id that can't be one isn't asked for: it would become part of a path.
+    const known = fields.id.safeParse(id).success;
+    const details = known ? await this.#inspectContainer(containerName(id), signal) : undefined;
+    const record = details === undefined ? undefined : toRecord(details);
+    if (record !== undefined && record.owner === this.owner) return record;
+    throw new SandyardError('sandbox_not_found', `There is no sandbox ${JSON.stringify(id.slice(0, 64))}.`, {
+      hint: 'It may have been destroyed or have expired; list the sandboxes to see which there are.',
+    });
+  }
+
+  async #inspectContainer(name: string, signal: AbortSignal | undefined) {
+    try {
+      return await this.#engine.inspectContainer(name, { signal });
+    } catch (error) {
+      if (isSandyardError(error, 'sandbox_not_found')) return undefined;
+      throw error;
+    }
+  }
+
+  #plan(id: string, given: ParsedCreateOptions): { spec: ContainerSpec; traits: SandboxTraits } {
+    const limits = this.#limit(given);
+    const ttlMs = given.ttlMs ?? Math.min(this.limits.ttlMs, this.limits.maxLifetimeMs);
+    const traits: SandboxTraits = {
+      limits,
+      network: given.network ?? 'none',
+      workdir: given.workdir ?? WORKSPACE,
+      user: given.user ?? 'sandbox',
+      ttlMs,
+      idleTimeoutMs: given.idleTimeoutMs ?? null,
+      metadata: given.metadata ?? {},
+    };
+    const labels = toLabels(traits, {
+      id,
+      owner: this.owner,
+      projectName: given.projectName,
+      createdAt: new Date(),
+      maxLifetimeMs: this.limits.maxLifetimeMs,
+    });
+    const spec: ContainerSpec = {
+      name: containerName(id),
+      image: given.image ?? this.image,
+      labels: { ...given.labels, ...labels },
+      env: Object.entries({ HOME, ...given.env }).map(([name, value]) => `${name}=${value}`),
+      entrypoint: ['sleep', 'infinity'],
+      workdir: traits.workdir,
+      hostname: id,
+      network: traits.network,
+      ...limits,
+    };
+    return { spec, traits };
+  }
+
+  /** What was asked for, or the default; throws naming each ceiling that it is above. */
+  #limit(given: ParsedCreateOptions): SandboxTraits['limits'] {
+    const { limits } = this;
+    const checked = {
+      memoryBytes: given.memoryLimit ?? limits.memoryBytes,
+      cpus: given.cpuLimit ?? limits.cpus,
+      pids: given.pidsLimit ?? limits.pids,
+      nofile: given.nofileLimit ?? limits.nofile,
+    };
+    const ceilings: [field: string, asked: number, ceiling: number, show?: (value: number) => string][] = [
+      ['memoryLimit', checked.memoryBytes, limits.maxMemoryBytes, formatSize],
+      ['cpuLimit', checked.cpus, limits.maxCpus],
+      ['pidsLimit', checked.pids, limits.maxPids],
+      ['nofileLimit', checked.nofile, limits.maxNofile],
+      ['ttlMs', given.ttlMs ?? 0, limits.maxLifetimeMs, (ms) => `${ms} ms`],
+    ];
+    const issues: InputIssue[] = ceilings
+      .filter(([, asked, ceiling]) => asked > ceiling)
+      .map(([field, asked, ceiling, show = String]) => ({
+        path: [field],
+        message: `${show(asked)} is above the ceiling of ${show(ceiling)}`,
+      }));
+    const [first] = issues;
+    if (first === undefined) return checked;
+    throw new SandyardError('limit_exceeded', `${first.path.join('.')}: ${first.message}.`, {
+      hint: 'Ask for less, or have the operator raise the SANDBOX_MAX_ setting.',
+      issues,
+    });
+  }
+
+  async #rollBack(name: string): Promise<void> {
+    try {
+      await this.#engine.removeContainer(name);
+    } catch (error) {
+      this.#log.error({ container: name, error }, 'could not remove a half-made sandbox; the reaper will');
+    }
+  }
+
+  #checkOpen(): void {
+    if (!this.#closed) return;
+    throw new SandyardError('manager_closed', 'The manager is closed.', { hint: 'Make a new SandboxManager.' });
+  }
+}
+
+export interface SandboxList {
+  readonly sandboxes: readonly SandboxInfo[];
+  /** Pass it on to have the next ones; `null` at the end. */
+  readonly cursor: string | null;
+}
+
+/** The directories that a sandbox needs and its image may lack, as a tar; `undefined` where it lacks none. */
+function homeArchive({ workdir, user }: SandboxTraits, { prepared }: { prepared: boolean }): Readable | undefined {
+  const directories = prepared && user === 'sandbox' ? [] : [WORKSPACE, HOME];
+  const root = OWNED_ROOTS.find((candidate) => workdir === candidate || workdir.startsWith(`${candidate}/`));
+  if (root !== undefined) {
+    const below = workdir
+      .slice(root.length)
+      .split('/')
+      .filter((part) => part !== '');
+    for (let depth = 0; depth <= below.length; depth++) directories.push([root, ...below.slice(0, depth)].join('/'));
+  }
+  if (prepared && user === 'sandbox' && workdir === WORKSPACE) return undefined;
+  const [uid, gid] = toUidGid(user).split(':').map(Number);
+  const tar = pack();
+  for (const name of new Set(directories)) {
+    tar.entry({ name: name.slice(1), type: 'directory', mode: 0o755, uid: uid ?? 1000, gid: gid ?? 1000 });
+  }
+  tar.finalize();
+  return Readable.from(tar);
+}
+
+function decodeCursor(cursor: string): string {
+  const key = Buffer.from(cursor, 'base64url').toString('utf8');
+  if (/^\d{4}-[\dT:.-]+Z [a-z0-9]+$/.test(key)) return key;
+  throw new SandyardError('validation_failed', 'The cursor is not one that a list has returned.', {
+    hint: 'Leave it out to list from the beginning.',
+    issues: [{ path: ['cursor'], message: 'is not a cursor' }],
+  });
+}
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted !== true) return;
+  throw new SandyardError('aborted', 'The caller gave up while the sandbox was being created.', {
+    cause: signal.reason,
+  });
+}

@@ -1,0 +1,369 @@
+import { Readable } from 'node:stream';
+import { customAlphabet } from 'nanoid';
+
+import type { Engine, EngineExec, ExecEnd } from './engine/engine.js';
+import { isSandyardError, SandyardError } from './errors.js';
+import { isSignalName, PROCESS_MARK, signalOfExitCode, signalTree, type SignalName } from './process-tree.js';
+import { execOptionsSchema, fields, parseInput } from './schemas.js';
+
+/** How long what gets SIGTERM may take to end before SIGKILL. */
+const KILL_GRACE_MS = 2000;
+/** How long the engine may take to tell of an end after everything was killed. */
+const SETTLE_MS = 5000;
+const DEFAULT_MAX_OUTPUT_BYTES = 1024 * 1024;
+
+const newProcessId = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 16);
+
+/** How a command ended. Exactly one of them is true of every command that was started. */
+export type Outcome = 'exited' | 'signaled' | 'timed_out' | 'oom_killed' | 'killed' | 'sandbox_died';
+
+/** A program with its arguments; a string means `["/bin/sh", "-c", string]`. */
+export type Command = string | readonly string[];
+
+/** What a command reads: a text, bytes, or a stream of either. */
+export type Stdin = string | Uint8Array | AsyncIterable<Uint8Array | string>;
+
+export interface SpawnOptions {
+  /** Working directory, absolute. Default: the sandbox's `workdir`. */
+  readonly cwd?: string | undefined;
+  /** Variables on top of those of the sandbox. */
+  readonly env?: Readonly<Record<string, string>> | undefined;
+  /** `sandbox` or a numeric `uid` or `uid:gid`, never root. Default: the sandbox's `user`. */
+  readonly user?: string | undefined;
+  /** Ends the command and all it started after this many milliseconds. Default: the manager's `execTimeoutMs`. */
+  readonly timeoutMs?: number | undefined;
+  /** Default: none, the command reads an end of file. */
+  readonly stdin?: Stdin | undefined;
+  /** Ends the command and all it started, and rejects with `aborted` when that is done. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface ExecOptions extends SpawnOptions {
+  /** How much of stdout and of stderr is kept, each, from the beginning. Default: 1 MiB. */
+  readonly maxOutputBytes?: number | undefined;
+}
+
+/** How a process ended. */
+export interface ProcessExit {
+  readonly outcome: Outcome;
+  /**
+   * The exit code as a shell would see it, so 128 + n after signal n; `null` when there is none. The engine doesn't
+   * tell an exit with such a code from a signal: a code that stands for a signal is taken for one.
+   */
+  readonly exitCode: number | null;
+  /** The signal that ended it, by name. */
+  readonly signal: string | null;
+  readonly durationMs: number;
+  /** Whether something it started held its output open after it had exited, so still ran. */
+  readonly processesLeft: boolean;
+}
+
+export interface ExecResult extends ProcessExit {
+  /** Decoded as UTF-8; never ends within a character. */
+  readonly stdout: string;
+  readonly stderr: string;
+  /** Whether some output was dropped, being over `maxOutputBytes`. */
+  readonly truncated: boolean;
+  readonly droppedBytes: { readonly stdout: number; readonly stderr: number };
+}
+
+export interface ProcessOutput {
+  /** Counts the chunks of both streams from 1. */
+  readonly seq: number;
+  readonly stream: 'stdout' | 'stderr';
+  readonly data: Uint8Array;
+}
+
+/** Where commands run: one container, and what it runs them as unless they say otherwise. */
+export interface ProcessTarget {
+  readonly engine: Engine;
+  readonly container: string;
+  /** A uid and gid. */
+  readonly user: string;
+  readonly workdir: string;
+  readonly timeoutMs: number;
+  /** Where each process is kept while it runs. */
+  readonly processes: Set<SandboxProcess>;
+}
+
+/**
+ * Runs a command to its end. A command that fails, times out or is killed is a result; an error means that it could not
+ * be run: `command_not_found`, `command_not_executable`, `workdir_not_found`, `wrong_state`, `validation_failed`,
+ * `engine_unavailable`; and `aborted` by `signal`, or what `stdin` failed with.
+ */
+export async function exec(target: ProcessTarget, command: Command, options: ExecOptions = {}): Promise<ExecResult> {
+  const { maxOutputBytes = DEFAULT_MAX_OUTPUT_BYTES, ...spawnOptions } = options;
+  const process = await spawn(target, command, { ...spawnOptions, maxOutputBytes });
+  const stdout = new BoundedText(maxOutputBytes);
+  const stderr = new BoundedText(maxOutputBytes);
+  for await (const { stream, data } of process.output()) (stream === 'stdout' ? stdout : stderr).add(data);
+  const exit = await process.wait();
+  const droppedBytes = { stdout: stdout.dropped, stderr: stderr.dropped };
+  const truncated = stdout.dropped + stderr.dropped > 0;
+  return { ...exit, stdout: stdout.text(), stderr: stderr.text(), truncated, droppedBytes };
+}
+
+/** Starts a command and gives a handle of it. Throws as `exec`, where some of it comes with the first output. */
+export async function spawn(
+  target: ProcessTarget,
+  command: Command,
+  options: ExecOptions = {},
+): Promise<SandboxProcess> {
+  const { stdin, signal, ...rest } = options;
+  const given = parseInput(execOptionsSchema, rest, 'exec options');
+  const argv = toArgv(parseInput(fields.command, command, 'command'));
+  const id = newProcessId();
+  const user = given.user === undefined ? target.user : toUidGid(given.user);
+  if (signal?.aborted === true) throw callerGaveUp(signal);
+  const started = performance.now();
+  // Not aborted half-way: what the engine has started by then could not be found again to be ended.
+  const engineExec = await target.engine.exec(target.container, {
+    command: argv,
+    env: [...Object.entries(given.env ?? {}).map(([name, value]) => `${name}=${value}`), `${PROCESS_MARK}=${id}`],
+    user,
+    workdir: given.cwd ?? target.workdir,
+    stdin: stdin !== undefined,
+  });
+  const timeoutMs = given.timeoutMs ?? target.timeoutMs;
+  return new SandboxProcess({ ...target, user }, { id, exec: engineExec, stdin, signal, timeoutMs, started });
+}
+
+/** The uid and gid of a user by the word that callers use. */
+export function toUidGid(user: string): string {
+  if (user === 'sandbox') return '1000:1000';
+  return user.includes(':') ? user : `${user}:${user}`;
+}
+
+/** Why we end a command. */
+type Reason = 'timed_out' | 'aborted' | 'killed' | 'stdin_failed';
+
+interface Running {
+  readonly id: string;
+  readonly exec: EngineExec;
+  readonly stdin: Stdin | undefined;
+  readonly signal: AbortSignal | undefined;
+  readonly timeoutMs: number;
+  readonly started: number;
+}
+
+/** A command that was started. Its output is to be read, or waits: the command blocks when it prints and nobody reads. */
+export class SandboxProcess implements AsyncDisposable {
+  readonly id: string;
+  readonly #target: ProcessTarget;
+  readonly #running: Running;
+  readonly #chunks: AsyncIterator<{ stream: 'stdout' | 'stderr'; data: Uint8Array }>;
+  readonly #ended: Promise<ExecEnd>;
+  #seq = 0;
+  #reading = false;
+  #over = false;
+  /** Why we end it, when we do. */
+  #reason: Reason | undefined;
+  #stdinError: unknown;
+  readonly #sent = new Set<SignalName>();
+  #terminating: Promise<void> | undefined;
+  #exit: Promise<ProcessExit> | undefined;
+
+  /** @internal Made by `spawn`. */
+  constructor(target: ProcessTarget, running: Running) {
+    this.id = running.id;
+    this.#target = target;
+    this.#running = running;
+    this.#chunks = running.exec.output()[Symbol.asyncIterator]();
+    this.#ended = running.exec.end();
+    const timer = setTimeout(() => this.#endBy('timed_out'), Math.min(running.timeoutMs, 2 ** 31 - 1));
+    const onAbort = () => this.#endBy('aborted');
+    if (running.signal?.aborted === true) onAbort();
+    running.signal?.addEventListener('abort', onAbort, { once: true });
+    target.processes.add(this);
+    const cleanUp = () => {
+      this.#over = true;
+      target.processes.delete(this);
+      clearTimeout(timer);
+      running.signal?.removeEventListener('abort', onAbort);
+    };
+    this.#ended.then(cleanUp, cleanUp);
+    this.#feed();
+  }
+
+  /**
+   * What it prints, in order, as it comes. May be called once. Leaving the loop early discards the rest; the command
+   * runs on. Throws what kept the command from being started.
+   */
+  async *output(): AsyncGenerator<ProcessOutput> {
+    if (this.#reading) throw new SandyardError('wrong_state', 'The output of a process can be read only once.');
+    this.#reading = true;
+    let complete = false;
+    try {
+      for (;;) {
+        const next = await this.#chunks.next();
+        if (next.done === true) break;
+        this.#seq += 1;
+        yield { seq: this.#seq, ...next.value };
+      }
+      complete = true;
+    } finally {
+      if (!complete) void this.#discard();
+    }
+  }
+
+  /** Settles when it has ended. Discards the output unless `output()` was called before. */
+  wait(): Promise<ProcessExit> {
+    this.#exit ??= this.#findExit();
+    return this.#exit;
+  }
+
+  /**
+   * Sends a signal, SIGTERM by default, to the command and everything that it started. Returns when it was sent, not
+   * when it had an effect. Does nothing to a command that has ended.
+   */
+  async kill(signal: string = 'SIGTERM'): Promise<void> {
+    if (!isSignalName(signal)) {
+      throw new SandyardError('validation_failed', `${signal.slice(0, 40)} is not a signal.`, {
+        hint: 'Use a name such as SIGTERM, SIGKILL or SIGINT.',
+      });
+    }
+    if (this.#over) return;
+    this.#sent.add(signal);
+    await this.#signal(signal);
+  }
+
+  /** Kills it, with everything that it started, if it still runs. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#over) return;
+    this.#endBy('killed');
+    await this.wait().catch(() => {});
+  }
+
+  #endBy(reason: Reason): void {
+    if (this.#over || this.#terminating !== undefined) return;
+    this.#reason = reason;
+    this.#terminating = this.#terminate();
+    this.#terminating.catch(() => {}); // awaited, and its failure told, by wait()
+  }
+
+  /** SIGTERM, a while to end, SIGKILL to whatever is left: also when the command itself has ended by then. */
+  async #terminate(): Promise<void> {
+    const settled = this.#ended.then(
+      () => {},
+      () => {},
+    );
+    await this.#signal('SIGTERM');
+    await Promise.race([settled, sleep(KILL_GRACE_MS)]);
+    await this.#signal('SIGKILL');
+    await Promise.race([settled, sleep(SETTLE_MS)]);
+    this.#running.exec.close();
+  }
+
+  async #signal(signal: SignalName): Promise<void> {
+    const { engine, container, user } = this.#target;
+    try {
+      await signalTree(engine, { container, user, processId: this.id, signal });
+    } catch (error) {
+      // Where the sandbox is gone or stopped, so is every process of it.
+      if (!isSandyardError(error, 'sandbox_not_found') && !isSandyardError(error, 'wrong_state')) throw error;
+    }
+  }
+
+  async #findExit(): Promise<ProcessExit> {
+    if (!this.#reading) {
+      this.#reading = true;
+      void this.#discard();
+    }
+    const end = await this.#ended.catch(async (error: unknown) => {
+      // When we end it and nobody reads, its output is never read to the end, and that is no fault.
+      await this.#terminating;
+      if (this.#reason === undefined) throw error;
+      return undefined;
+    });
+    await this.#terminating;
+    if (this.#reason === 'aborted') {
+      throw callerGaveUp(this.#running.signal);
+    }
+    if (this.#reason === 'stdin_failed') throw this.#stdinError;
+    return this.#judge(end);
+  }
+
+  #judge(end: ExecEnd | undefined): ProcessExit {
+    const durationMs = Math.round((performance.now() - this.#running.started) * 100) / 100;
+    if (end?.kind === 'container_died') {
+      return { outcome: 'sandbox_died', exitCode: null, signal: null, durationMs, processesLeft: false };
+    }
+    const exitCode = end?.exitCode ?? null;
+    const signal = exitCode === null ? null : signalOfExitCode(exitCode);
+    const processesLeft = this.#reason === undefined && end?.outputHeldOpen === true;
+    return { outcome: this.#outcome(end, signal), exitCode, signal, durationMs, processesLeft };
+  }
+
+  #outcome(end: Extract<ExecEnd, { kind: 'exited' }> | undefined, signal: SignalName | null): Outcome {
+    if (this.#reason === 'timed_out') return 'timed_out';
+    if (this.#reason === 'killed') return 'killed';
+    if (signal === null) return 'exited';
+    if (this.#sent.has(signal)) return 'killed';
+    return end?.oomKilled === true ? 'oom_killed' : 'signaled';
+  }
+
+  /** Passes the input on. Its failure ends the command, which must not take it for the input's end. */
+  #feed(): void {
+    const { stdin, exec } = this.#running;
+    const sink = exec.stdin;
+    if (stdin === undefined || sink === undefined) return;
+    const source = Readable.from(
+      typeof stdin === 'string' || stdin instanceof Uint8Array ? [Buffer.from(stdin)] : stdin,
+    );
+    source.on('error', (error) => {
+      this.#stdinError = error;
+      this.#endBy('stdin_failed');
+    });
+    // A command may end, or close its input, before it has read everything.
+    sink.on('error', () => source.destroy());
+    sink.on('close', () => source.destroy());
+    source.pipe(sink);
+  }
+
+  async #discard(): Promise<void> {
+    try {
+      for (;;) if ((await this.#chunks.next()).done === true) return;
+    } catch {
+      // Told by wait().
+    }
+  }
+}
+
+/** Keeps the first `max` bytes and counts the rest. */
+class BoundedText {
+  dropped = 0;
+  readonly #max: number;
+  readonly #chunks: Uint8Array[] = [];
+  #bytes = 0;
+
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  add(data: Uint8Array): void {
+    const kept = data.subarray(0, this.#max - this.#bytes);
+    if (kept.length > 0) this.#chunks.push(Buffer.from(kept));
+    this.#bytes += kept.length;
+    this.dropped += data.length - kept.length;
+  }
+
+  text(): string {
+    const bytes = Buffer.concat(this.#chunks);
+    // A character that the bound cut in half is left out whole.
+    return new TextDecoder().decode(bytes, { stream: this.dropped > 0 });
+  }
+}
+
+function callerGaveUp(signal: AbortSignal | undefined): SandyardError {
+  return new SandyardError('aborted', 'The command was ended because the caller gave up.', { cause: signal?.reason });
+}
+
+function toArgv(command: string | readonly string[]): readonly string[] {
+  return typeof command === 'string' ? ['/bin/sh', '-c', command] : command;
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms).unref();
+  });
+}

@@ -1,0 +1,107 @@
+import { schedule, validate, type ScheduledTask } from 'node-cron';
+
+import type { Engine } from './engine/engine.js';
+import { isSandyardError, SandyardError } from './errors.js';
+import { judgeExpiry, type ExpiryReason, type ExpiryRules } from './expiry.js';
+import type { Log } from './log.js';
+import { ownedBy, toRecord, type LeaseStore, type SandboxRecord } from './record.js';
+
+/** A sandbox that has expired. */
+export interface ReapedSandbox {
+  readonly id: string;
+  readonly reason: ExpiryReason;
+  /** Whether it is gone; not in a dry run, nor when the engine refused. */
+  readonly removed: boolean;
+}
+
+interface ReaperParts {
+  readonly engine: Engine;
+  readonly leases: LeaseStore;
+  readonly log: Log;
+  readonly owner: string;
+  readonly rules: ExpiryRules;
+  readonly dryRun: boolean;
+}
+
+/** Removes the sandboxes of one owner that have provably expired, and nothing else. */
+export class Reaper {
+  readonly #parts: ReaperParts;
+  #task: ScheduledTask | undefined;
+
+  constructor(parts: ReaperParts) {
+    this.#parts = parts;
+  }
+
+  /** Runs by a cron expression of five fields, or six with seconds first. */
+  start(expression: string): void {
+    if (!validate(expression)) {
+      throw new SandyardError('config_invalid', `The reaper's schedule "${expression}" is not a cron expression.`, {
+        hint: 'Such as "*/30 * * * * *" for every 30 seconds.',
+      });
+    }
+    this.#task ??= schedule(expression, () => this.#runScheduled(), { noOverlap: true });
+  }
+
+  async stop(): Promise<void> {
+    const task = this.#task;
+    this.#task = undefined;
+    await task?.destroy();
+  }
+
+  /** Looks once. A dry run says what it would remove. */
+  async run(
+    options: { dryRun?: boolean | undefined; signal?: AbortSignal | undefined } = {},
+  ): Promise<ReapedSandbox[]> {
+    const { engine, leases, owner } = this.#parts;
+    const { dryRun = this.#parts.dryRun, signal } = options;
+    const containers = await engine.listContainers(ownedBy(owner), { signal });
+    const records = containers.map(toRecord).filter((record) => record !== undefined);
+    leases.keepOnly(new Set(records.map(({ id }) => id)));
+    const reaped: ReapedSandbox[] = [];
+    for (const record of records) {
+      signal?.throwIfAborted();
+      const found = await this.#reap(record, dryRun);
+      if (found !== undefined) reaped.push(found);
+    }
+    return reaped;
+  }
+
+  async #reap(record: SandboxRecord, dryRun: boolean): Promise<ReapedSandbox | undefined> {
+    const { engine, log, owner } = this.#parts;
+    try {
+      const reason = await this.#judge(record);
+      if (reason === undefined) return undefined;
+      const fields = { sandbox: record.id, owner, reason, createdAt: record.createdAt };
+      if (dryRun) {
+        log.info(fields, 'sandbox has expired; kept, because this is a dry run');
+        return { id: record.id, reason, removed: false };
+      }
+      await engine.removeContainer(record.name);
+      log.info(fields, 'removed an expired sandbox');
+      return { id: record.id, reason, removed: true };
+    } catch (error) {
+      if (isSandyardError(error, 'sandbox_not_found')) return undefined;
+      log.warn({ sandbox: record.id, error }, 'could not remove an expired sandbox; will try again');
+      return undefined;
+    }
+  }
+
+  /** Goes by what is known first, and asks the engine and the sandbox itself only where that says expired. */
+  async #judge(record: SandboxRecord): Promise<ExpiryReason | undefined> {
+    const { engine, leases, rules } = this.#parts;
+    const unknown = { busy: false, finishedAt: record.state === 'exited' ? new Date(0) : undefined };
+    const likely = judgeExpiry({ ...record, ...leases.known(record), ...unknown }, rules, new Date());
+    if (likely === undefined) return undefined;
+    const lease = await leases.read(record);
+    const { state, busy, finishedAt } = await engine.inspectContainer(record.name);
+    return judgeExpiry({ ...record, ...lease, state, busy, finishedAt }, rules, new Date());
+  }
+
+  async #runScheduled(): Promise<void> {
+    try {
+      await this.run();
+    } catch (error) {
+      this.#parts.log.warn({ error }, 'the reaper could not look for expired sandboxes; it will again');
+    }
+  }
+}

@@ -1,0 +1,232 @@
+import { z } from 'zod';
+
+import { SandyardError, type InputIssue } from './errors.js';
+
+/*
+ * The contract in zod: single fields, shared by the library's options (camelCase) and the REST bodies (snake_case), and
+ * the library's option objects. Units are converted here, once: sizes become bytes, durations milliseconds.
+ */
+
+const KIB = 1024;
+const MIB = KIB * KIB;
+
+/** Linux refuses a single argument or variable of 128 KiB (MAX_ARG_STRLEN); the engine a request of 4 MiB in all. */
+const MAX_ARG_BYTES = 128 * KIB - 1;
+const MAX_ARGS_TOTAL_BYTES = MIB;
+
+/** Variables under this prefix are Sandyard's own marks in a process and can't be set by callers. */
+const RESERVED_ENV_PREFIX = 'SANDYARD_';
+export const RESERVED_LABEL_PREFIX = 'sandyard.';
+
+const SIZE_UNITS = { b: 1, k: KIB, m: MIB, g: 1024 * MIB, t: 1024 * 1024 * MIB } as const;
+const SIZE_PATTERN = /^(\d+(?:\.\d+)?)\s*([bkmgt])?(?:i?b)?$/i;
+const DURATION_UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
+const DURATION_PATTERN = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$/i;
+
+/** `512m`, `1g`, `1.5GiB` (binary units, as in Docker) or a number of bytes, to bytes; `undefined` when it is neither. */
+export function parseSize(value: string | number): number | undefined {
+  if (typeof value === 'number') return Number.isSafeInteger(value) && value >= 0 ? value : undefined;
+  const match = SIZE_PATTERN.exec(value.trim());
+  if (match === null) return undefined;
+  const unit = (match[2] ?? 'b').toLowerCase() as keyof typeof SIZE_UNITS;
+  const bytes = Math.floor(Number(match[1]) * SIZE_UNITS[unit]);
+  return Number.isSafeInteger(bytes) ? bytes : undefined;
+}
+
+/** `1536 MiB`-like text of a number of bytes, for messages. */
+export function formatSize(bytes: number): string {
+  for (const unit of ['t', 'g', 'm', 'k'] as const) {
+    if (bytes >= SIZE_UNITS[unit] && bytes % (SIZE_UNITS[unit] / KIB) === 0) {
+      const value = bytes / SIZE_UNITS[unit];
+      if (Number.isInteger(value * 100)) return `${value}${unit}`;
+    }
+  }
+  return `${bytes} bytes`;
+}
+
+/** `500ms`, `90s`, `15m`, `2h`, `1d` to milliseconds; `undefined` when it is none of these. */
+export function parseDuration(value: string): number | undefined {
+  const match = DURATION_PATTERN.exec(value.trim());
+  if (match === null) return undefined;
+  const unit = (match[2] ?? 's').toLowerCase() as keyof typeof DURATION_UNITS;
+  return Math.round(Number(match[1]) * DURATION_UNITS[unit]);
+}
+
+const text = (max: number) =>
+  z
+    .string()
+    .max(max)
+    .refine((value) => !value.includes('\0'), 'must not contain a NUL character');
+
+const argument = z
+  .string()
+  .refine((value) => !value.includes('\0'), 'must not contain a NUL character')
+  .refine((value) => Buffer.byteLength(value) <= MAX_ARG_BYTES, 'must be shorter than 128 KiB (a limit of Linux)');
+
+const absolutePath = text(4096)
+  .refine((value) => value.startsWith('/'), 'must be an absolute path')
+  .refine((value) => !value.split('/').includes('..'), 'must not contain ".."')
+  .refine((value) => !/^\/+(proc|sys)(\/|$)/.test(value), 'must not be below /proc or /sys');
+
+const sizeSchema = z
+  .union([z.number(), z.string()])
+  .transform((value, context) => {
+    const bytes = parseSize(value);
+    if (bytes !== undefined) return bytes;
+    context.addIssue({ code: 'custom', message: 'must be a size such as "512m" or "1g", or a number of bytes' });
+    return z.NEVER;
+  })
+  .pipe(z.number().min(16 * MIB, 'must be at least 16m'));
+
+const cpuSchema = z
+  .union([z.number(), z.string().regex(/^\d+(\.\d+)?$/, 'must be a number of CPUs such as 0.5 or "1.0"')])
+  .transform(Number)
+  .pipe(z.number().min(0.01, 'must be at least 0.01'));
+
+const durationMs = z
+  .int()
+  .min(1000, 'must be at least 1000 ms')
+  .max(366 * DURATION_UNITS.d);
+
+const metadataSchema = z
+  .record(text(64).min(1), text(1024))
+  .refine((value) => Object.keys(value).length <= 32, 'must have at most 32 entries');
+
+const labelsSchema = z
+  .record(text(128).regex(/^[A-Za-z0-9][A-Za-z0-9._/-]*$/, 'must be a Docker label name'), text(1024))
+  .refine((value) => Object.keys(value).length <= 32, 'must have at most 32 entries')
+  .refine(
+    (value) => !Object.keys(value).some((key) => key.startsWith(RESERVED_LABEL_PREFIX)),
+    `must not use the reserved prefix "${RESERVED_LABEL_PREFIX}"`,
+  );
+
+const envSchema = z
+  .record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, 'must be a name of letters, digits and "_"'), argument)
+  .refine((value) => totalBytes(Object.entries(value).flat()) <= MAX_ARGS_TOTAL_BYTES, 'must be 1 MiB at most in all')
+  .refine(
+    (value) => !Object.keys(value).some((key) => key.startsWith(RESERVED_ENV_PREFIX)),
+    `must not use the reserved prefix "${RESERVED_ENV_PREFIX}"`,
+  );
+
+const commandSchema = z.union([
+  argument.min(1, 'must not be empty'),
+  z
+    .array(argument)
+    .min(1, 'must name a program')
+    .refine((value) => value[0] !== '', 'must name a program')
+    .refine((value) => totalBytes(value) <= MAX_ARGS_TOTAL_BYTES, 'must be 1 MiB at most in all'),
+]);
+
+/**
+ * `sandbox` (uid 1000) or a numeric `uid` or `uid:gid`. Root (0) and the uid of PID 1 are not to be had: user code must
+ * not be able to signal PID 1 or to write the record that carries the lease. Names other than `sandbox` are
+ * refused because the image, not we, would decide which uid they are.
+ */
+const userSchema = z
+  .string()
+  .regex(
+    /^(sandbox|[1-9]\d{0,8}(:[1-9]\d{0,8})?)$/,
+    'must be "sandbox" or a numeric "uid" or "uid:gid" other than root',
+  )
+  .refine((value) => !value.split(':').includes('65532'), 'must not be 65532, which runs PID 1');
+
+const imageSchema = text(512).regex(
+  /^[a-z0-9]+([._:/-][A-Za-z0-9_.-]+)*(@sha256:[a-f0-9]{64})?$/,
+  'must be an image reference such as "ubuntu:24.04"',
+);
+
+function totalBytes(values: readonly string[]): number {
+  return values.reduce((sum, value) => sum + Buffer.byteLength(value), 0);
+}
+
+/** The single fields, with what they mean. Library options and REST bodies are composed of the same ones. */
+export const fields = {
+  id: z
+    .string()
+    .regex(/^[a-z0-9]{1,64}$/, 'must be lower-case letters and digits')
+    .describe('The id of a sandbox.'),
+  projectName: text(64)
+    .regex(/^[A-Za-z0-9][A-Za-z0-9 ._-]*$/, 'must start with a letter or digit and have only letters, digits, " ._-"')
+    .describe('What the sandbox is for; several sandboxes may have the same.'),
+  memoryLimit: sizeSchema.describe('Memory, swap included: "512m", "1g" or a number of bytes.'),
+  cpuLimit: cpuSchema.describe('CPUs: 0.5, "1.0", 2.'),
+  pidsLimit: z.int().min(8).describe('How many processes and threads it may have at once.'),
+  nofileLimit: z.int().min(64).describe('How many files one process may have open.'),
+  env: envSchema.describe('Environment variables.'),
+  network: z.enum(['none', 'bridge']).describe('"none" has only a loopback interface; "bridge" reaches the network.'),
+  durationMs,
+  metadata: metadataSchema.describe('Your own key-value pairs; they come back when the sandbox is inspected.'),
+  labels: labelsSchema.describe('More labels for the container.'),
+  image: imageSchema.describe('The image to run; the engine must have it.'),
+  path: absolutePath.describe('An absolute path in the sandbox.'),
+  user: userSchema.describe('"sandbox" (uid 1000) or a numeric "uid" or "uid:gid" other than root.'),
+  command: commandSchema.describe('A program with its arguments, or a string for /bin/sh -c.'),
+  maxOutputBytes: z
+    .int()
+    .min(0)
+    .max(64 * MIB)
+    .describe('How much of stdout and of stderr is kept, each.'),
+  mode: z.int().min(0).max(0o777).describe('Permission bits.'),
+  state: z.enum(['created', 'running', 'paused', 'exited']).describe("Docker's word for the state."),
+} as const;
+
+export const createOptionsSchema = z.strictObject({
+  projectName: fields.projectName.optional(),
+  image: fields.image.optional(),
+  memoryLimit: fields.memoryLimit.optional(),
+  cpuLimit: fields.cpuLimit.optional(),
+  pidsLimit: fields.pidsLimit.optional(),
+  nofileLimit: fields.nofileLimit.optional(),
+  env: fields.env.optional(),
+  network: fields.network.optional(),
+  ttlMs: fields.durationMs.optional(),
+  idleTimeoutMs: fields.durationMs.optional(),
+  metadata: fields.metadata.optional(),
+  labels: fields.labels.optional(),
+  workdir: fields.path.optional(),
+  user: fields.user.optional(),
+});
+
+/** What `create` takes. All of it is optional; what is left out comes from the manager's `limits` and `image`. */
+export type CreateOptions = z.input<typeof createOptionsSchema>;
+/** The same with sizes in bytes and CPUs as a number. */
+export type ParsedCreateOptions = z.output<typeof createOptionsSchema>;
+
+export const execOptionsSchema = z.strictObject({
+  cwd: fields.path.optional(),
+  env: fields.env.optional(),
+  user: fields.user.optional(),
+  timeoutMs: z.int().min(1).optional(),
+  maxOutputBytes: fields.maxOutputBytes.optional(),
+});
+
+export const renewOptionsSchema = z.strictObject({ ttlMs: fields.durationMs.optional() });
+
+export const listOptionsSchema = z.strictObject({
+  state: fields.state.optional(),
+  projectName: fields.projectName.optional(),
+  limit: z.int().min(1).max(1000).optional(),
+  cursor: text(256).optional(),
+});
+
+/** Which sandboxes to list: by state, by project name; `limit` at most (100), from `cursor` on. */
+export type ListOptions = z.input<typeof listOptionsSchema>;
+
+/**
+ * Parses, or throws `validation_failed` with every fault and its path. `what` is what the input is, for the message:
+ * "create options", "request body".
+ */
+export function parseInput<Schema extends z.ZodType>(schema: Schema, input: unknown, what: string): z.output<Schema> {
+  const result = schema.safeParse(input);
+  if (result.success) return result.data;
+  const issues: InputIssue[] = result.error.issues.map((issue) => ({
+    path: issue.path.map((part) => (typeof part === 'symbol' ? String(part) : part)),
+    message: issue.message,
+  }));
+  const first = issues[0];
+  const where = first === undefined || first.path.length === 0 ? '' : `${first.path.join('.')}: `;
+  throw new SandyardError('validation_failed', `Invalid ${what}: ${where}${first?.message ?? 'unknown fault'}.`, {
+    hint: 'Correct the fields listed in "errors" and send it again.',
+    issues,
+  });
+}
