@@ -171,6 +171,8 @@ export class Staging implements AsyncDisposable {
       if (kind === 'directory' && there === undefined) made.add(path);
       if (!moved && (kind !== 'directory' || there === undefined)) moves.push(path);
     }
+    // Before the first move, so that a directory that forbids writing doesn't leave the copy half done.
+    for (const directory of new Set(moves.map(parentOf))) await checkWritable(join(target.path, directory));
     return { moves, made: [...made] };
   }
 
@@ -222,6 +224,14 @@ async function lstatIfThere(path: string): Promise<Stats | undefined> {
   } catch (error) {
     if (errnoCode(error) === 'ENOENT') return undefined;
     throw hostFileError('write', path, error);
+  }
+}
+
+async function checkWritable(directory: string): Promise<void> {
+  try {
+    await fs.access(directory, fs.constants.W_OK | fs.constants.X_OK);
+  } catch (error) {
+    throw hostFileError('write to', directory, error);
   }
 }
 

@@ -15,6 +15,8 @@ import { SandyardError } from './errors.js';
  * Tar on the host's side: packing what goes into a sandbox, and unpacking what comes out of one, which is hostile.
  */
 
+export type { PackOptions };
+
 /** What was copied. Directories and links count as entries; the directory itself that was copied doesn't. */
 export interface CopyResult {
   readonly entries: number;
@@ -62,7 +64,7 @@ export interface ExtractOptions extends ArchiveLimits {
 /**
  * Unpacks a hostile archive into the directory `hostTarget`, which is made with its parents when it is missing and merged into when it
  * is there. Everything is unpacked beside its place and moved there when the whole archive was checked: what is refused,
- * aborted or cut short leaves the target as it was. Modes (`& 0o777`) and times are kept, owners are not. Files and links
+ * aborted or cut short leaves the target as it was (only a fault of the disk during the moves can leave a part). Modes (`& 0o777`) and times are kept, owners are not. Files and links
  * in the target are replaced by renaming, never written through; directories in the target keep their mode and time.
  *
  * Refused are: absolute names and names with `..`; symlinks that are absolute, climb out of the target or have a `..`
@@ -100,9 +102,8 @@ interface ReceiveOptions extends ExtractOptions {
 /** Unpacks beside the target, then moves into place. Whatever happens, nothing of the staging and the source is left. */
 async function receive(tar: Readable, hostTarget: string, options: ReceiveOptions): Promise<CopyResult> {
   const { signal } = options;
-  let sourceError: unknown = tar.errored ?? undefined;
-  // Never removed: a source may fail once more when it is destroyed, and nobody else listens.
-  tar.on('error', (error) => (sourceError ??= error));
+  // Who reads the source gets its error; before and after that, it must not be an unhandled one.
+  tar.on('error', () => undefined);
   try {
     signal?.throwIfAborted();
     const target = await findTarget(hostTarget, options);
@@ -113,7 +114,7 @@ async function receive(tar: Readable, hostTarget: string, options: ReceiveOption
     else await staging.placeDirectory(target, signal);
     return { entries: meter.entries, bytes: meter.bytes };
   } catch (error) {
-    throw explain(error, sourceError, signal);
+    throw explain(error, signal);
   } finally {
     tar.destroy();
   }
@@ -163,37 +164,58 @@ interface Unpacking {
 async function unpack(source: Readable, { staging, meter, options }: Unpacking): Promise<void> {
   const excluded = compileExcludes(options.exclude);
   const parser = tarExtract();
+  let sourceError: SandyardError | undefined;
+  const chunks = readSource(source, (error) => {
+    sourceError = explainSource(error, options.signal);
+    return sourceError;
+  });
   const feeding = pipeline(
-    source,
-    (chunks: AsyncIterable<Uint8Array>) => meter.count(chunks),
+    meter.count(chunks),
     // A streamx stream, which Node's pipeline takes for one of its own; only the types say otherwise.
     parser as unknown as NodeJS.WritableStream,
     options.signal === undefined ? {} : { signal: options.signal },
   );
-  // The loop below gets the same error; this one is awaited only when the loop has none.
+  // The loop below fails with it; this one is awaited only when the loop doesn't.
   feeding.catch(() => undefined);
-  for await (const entry of parser) {
-    const header = entry.header as TarHeader;
-    meter.countHeader(header);
-    const path = safePath(header.name);
-    if (path !== '' && excluded(path)) entry.resume();
-    else await staging.add(safeEntry(header, path), entry as AsyncIterable<Uint8Array>);
+  try {
+    for await (const entry of parser) {
+      const header = entry.header as TarHeader;
+      meter.countHeader(header);
+      const path = safePath(header.name);
+      if (path !== '' && excluded(path)) entry.resume();
+      else await staging.add(safeEntry(header, path), entry as AsyncIterable<Uint8Array>);
+    }
+    await feeding;
+  } catch (error) {
+    // The parser, and what it was parsing, fail as a consequence, and not always with the same error.
+    throw sourceError ?? error;
   }
-  await feeding;
   meter.checkComplete();
 }
 
-/** What to tell of a failure. Streams fail one another, so the first cause is looked for, not the last effect. */
-function explain(error: unknown, sourceError: unknown, signal: AbortSignal | undefined): unknown {
-  const fromSource = sourceError !== undefined && error instanceof Error && error.cause === sourceError;
-  if (error instanceof SandyardError && !fromSource) return error;
-  if (signal?.aborted === true) return copyAborted(signal);
-  if (sourceError instanceof SandyardError) return sourceError;
-  if (sourceError !== undefined) {
-    return new SandyardError('file_operation_failed', 'The archive could not be read to its end', {
-      hint: 'Copy again; what was there before is unchanged.',
-      cause: sourceError,
-    });
+/** The source's chunks, apart from the pipeline, which would give the source the errors of the parser. */
+async function* readSource(
+  source: Readable,
+  failed: (error: unknown) => SandyardError,
+): AsyncGenerator<Uint8Array, void> {
+  try {
+    yield* source as AsyncIterable<Uint8Array>;
+  } catch (error) {
+    throw failed(error);
   }
+}
+
+function explainSource(error: unknown, signal: AbortSignal | undefined): SandyardError {
+  if (error instanceof SandyardError) return error;
+  if (signal?.aborted === true) return copyAborted(signal);
+  return new SandyardError('file_operation_failed', 'The archive could not be read to its end', {
+    hint: 'Copy again; what was there before is unchanged.',
+    cause: error,
+  });
+}
+
+function explain(error: unknown, signal: AbortSignal | undefined): SandyardError {
+  if (error instanceof SandyardError) return error;
+  if (signal?.aborted === true) return copyAborted(signal);
   return damagedArchive(error instanceof Error ? error.message : String(error), error);
 }

@@ -1,25 +1,16 @@
-import { Readable } from 'node:stream';
 import type Docker from 'dockerode';
 import { customAlphabet } from 'nanoid';
-import { pack } from 'tar-stream';
 
 import type { CopyResult } from './archive.js';
 import { readEngineEnvironment, readManagerDefaults, type Limits } from './config.js';
 import { DockerEngine } from './engine/docker-engine.js';
-import type { ContainerSpec, Engine, EngineInfo } from './engine/engine.js';
-import { isSandyardError, SandyardError, type InputIssue } from './errors.js';
+import type { Engine, EngineInfo } from './engine/engine.js';
+import { isSandyardError, SandyardError } from './errors.js';
 import { silentLog, type Log } from './log.js';
-import { toUidGid, type Command, type ExecOptions, type ExecResult, type SandboxProcess } from './process.js';
+import { packHome, planSandbox } from './plan.js';
+import type { Command, ExecOptions, ExecResult, SandboxProcess } from './process.js';
 import { Reaper, type ReapedSandbox } from './reaper.js';
-import {
-  containerName,
-  LeaseStore,
-  ownedBy,
-  toLabels,
-  toRecord,
-  type SandboxRecord,
-  type SandboxTraits,
-} from './record.js';
+import { containerName, LeaseStore, ownedBy, toRecord, type SandboxRecord } from './record.js';
 import {
   Sandbox,
   toInfo,
@@ -33,25 +24,16 @@ import {
 import {
   createOptionsSchema,
   fields,
-  formatSize,
   listOptionsSchema,
   parseInput,
   type CreateOptions,
   type ListOptions,
-  type ParsedCreateOptions,
 } from './schemas.js';
 
 const DEFAULT_REAPER_SCHEDULE = '*/30 * * * * *';
 /** Longer than all the deadlines of a create together. */
 const HALF_CREATED_AFTER_MS = 5 * 60_000;
 const LIST_LIMIT = 100;
-
-const HOME = '/home/sandbox';
-const WORKSPACE = '/workspace';
-/** An image with this label has the user, its home and /workspace already. */
-const PREPARED_IMAGE_LABEL = 'sandyard.image';
-/** Below these a working directory is made, and given to the sandbox's user; elsewhere it stays as the image has it. */
-const OWNED_ROOTS = [WORKSPACE, HOME, '/app', '/data', '/srv'];
 
 /** Ids become container names and host names, so they are lower-case letters and digits. */
 const newId = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 12);
@@ -150,15 +132,14 @@ export class SandboxManager implements AsyncDisposable {
     this.#checkOpen();
     const given = parseInput(createOptionsSchema, options, 'create options');
     const id = newId();
-    const { spec, traits } = this.#plan(id, given);
-    const { labels } = await this.#engine.inspectImage(spec.image, { signal });
-    const prepared = labels[PREPARED_IMAGE_LABEL] !== undefined;
+    const { spec, traits } = planSandbox(given, { id, owner: this.owner, image: this.image, limits: this.limits });
+    const image = await this.#engine.inspectImage(spec.image, { signal });
     try {
       // The engine's calls aren't aborted half-way, so that what they made is there to be removed.
       throwIfAborted(signal);
       await this.#engine.createContainer(spec);
-      const tar = homeArchive(traits, { prepared });
-      if (tar !== undefined) await this.#engine.putArchive(spec.name, tar);
+      const home = packHome(traits, image);
+      if (home !== undefined) await this.#engine.putArchive(spec.name, home);
       throwIfAborted(signal);
       await this.#engine.startContainer(spec.name);
       throwIfAborted(signal);
@@ -295,69 +276,6 @@ export class SandboxManager implements AsyncDisposable {
     }
   }
 
-  #plan(id: string, given: ParsedCreateOptions): { spec: ContainerSpec; traits: SandboxTraits } {
-    const limits = this.#limit(given);
-    const ttlMs = given.ttlMs ?? Math.min(this.limits.ttlMs, this.limits.maxLifetimeMs);
-    const traits: SandboxTraits = {
-      limits,
-      network: given.network ?? 'none',
-      workdir: given.workdir ?? WORKSPACE,
-      user: given.user ?? 'sandbox',
-      ttlMs,
-      idleTimeoutMs: given.idleTimeoutMs ?? null,
-      metadata: given.metadata ?? {},
-    };
-    const labels = toLabels(traits, {
-      id,
-      owner: this.owner,
-      projectName: given.projectName,
-      createdAt: new Date(),
-      maxLifetimeMs: this.limits.maxLifetimeMs,
-    });
-    const spec: ContainerSpec = {
-      name: containerName(id),
-      image: given.image ?? this.image,
-      labels: { ...given.labels, ...labels },
-      env: Object.entries({ HOME, ...given.env }).map(([name, value]) => `${name}=${value}`),
-      entrypoint: ['sleep', 'infinity'],
-      workdir: traits.workdir,
-      hostname: id,
-      network: traits.network,
-      ...limits,
-    };
-    return { spec, traits };
-  }
-
-  /** What was asked for, or the default; throws naming each ceiling that it is above. */
-  #limit(given: ParsedCreateOptions): SandboxTraits['limits'] {
-    const { limits } = this;
-    const checked = {
-      memoryBytes: given.memoryLimit ?? limits.memoryBytes,
-      cpus: given.cpuLimit ?? limits.cpus,
-      pids: given.pidsLimit ?? limits.pids,
-      nofile: given.nofileLimit ?? limits.nofile,
-    };
-    const ceilings: [field: string, asked: number, ceiling: number, show?: (value: number) => string][] = [
-      ['memoryLimit', checked.memoryBytes, limits.maxMemoryBytes, formatSize],
-      ['cpuLimit', checked.cpus, limits.maxCpus],
-      ['pidsLimit', checked.pids, limits.maxPids],
-      ['nofileLimit', checked.nofile, limits.maxNofile],
-      ['ttlMs', given.ttlMs ?? 0, limits.maxLifetimeMs, (ms) => `${ms} ms`],
-    ];
-    const issues: InputIssue[] = ceilings
-      .filter(([, asked, ceiling]) => asked > ceiling)
-      .map(([field, asked, ceiling, show = String]) => ({
-        path: [field],
-        message: `${show(asked)} is above the ceiling of ${show(ceiling)}`,
-      }));
-    const [first] = issues;
-    if (first === undefined) return checked;
-    throw new SandyardError('limit_exceeded', `${first.path.join('.')}: ${first.message}.`, {
-      hint: 'Ask for less, or have the operator raise the SANDBOX_MAX_ setting.',
-      issues,
-    });
-  }
-
   async #rollBack(name: string): Promise<void> {
     try {
       await this.#engine.removeContainer(name);
@@ -376,27 +294,6 @@ export interface SandboxList {
   readonly sandboxes: readonly SandboxInfo[];
   /** Pass it on to have the next ones; `null` at the end. */
   readonly cursor: string | null;
-}
-
-/** The directories that a sandbox needs and its image may lack, as a tar; `undefined` where it lacks none. */
-function homeArchive({ workdir, user }: SandboxTraits, { prepared }: { prepared: boolean }): Readable | undefined {
-  const directories = prepared && user === 'sandbox' ? [] : [WORKSPACE, HOME];
-  const root = OWNED_ROOTS.find((candidate) => workdir === candidate || workdir.startsWith(`${candidate}/`));
-  if (root !== undefined) {
-    const below = workdir
-      .slice(root.length)
-      .split('/')
-      .filter((part) => part !== '');
-    for (let depth = 0; depth <= below.length; depth++) directories.push([root, ...below.slice(0, depth)].join('/'));
-  }
-  if (prepared && user === 'sandbox' && workdir === WORKSPACE) return undefined;
-  const [uid, gid] = toUidGid(user).split(':').map(Number);
-  const tar = pack();
-  for (const name of new Set(directories)) {
-    tar.entry({ name: name.slice(1), type: 'directory', mode: 0o755, uid: uid ?? 1000, gid: gid ?? 1000 });
-  }
-  tar.finalize();
-  return Readable.from(tar);
 }
 
 function decodeCursor(cursor: string): string {

@@ -50,7 +50,7 @@ export function signalOfExitCode(exitCode: number): SignalName | null {
  * process, and the children of all these, found again until there are no more. Before SIGKILL each is stopped, so that
  * none can fork between being found and being killed. It runs as the command's own user, which may signal just its own.
  *
- * It needs no more than a POSIX shell and grep. At the pids limit it can't fork even grep; then it kills everything
+ * It needs no more than a POSIX shell and grep. Signals go by number, the one form of kill that all shells take with -1. At the pids limit it can't fork even grep; then it kills everything
  * of this user, which needs no fork: a sandbox at its limit has nothing else to offer.
  *
  * Out of reach is only a process that replaced its environment and its session and whose parents have all ended.
@@ -83,24 +83,24 @@ scan() {
     done
   done
 }
-everything() { kill -s "$signal" -1 2>/dev/null; exit 0; }
+everything() { kill "-$signal" -1 2>/dev/null; exit 0; }
 trap everything EXIT
 scan || everything
-if [ "$signal" = KILL ]; then
+if [ "$signal" = 9 ]; then
   round=0
   while [ "$found" != ' ' ] && [ $round -lt 50 ]; do
     before=
     while [ "$found" != "$before" ]; do
-      kill -s STOP $found 2>/dev/null
+      kill -19 $found 2>/dev/null
       before=$found
       scan || everything
     done
-    kill -s KILL $found 2>/dev/null
+    kill -9 $found 2>/dev/null
     scan || everything
     round=$((round + 1))
   done
 else
-  [ "$found" = ' ' ] || kill -s "$signal" $found 2>/dev/null
+  [ "$found" = ' ' ] || kill "-$signal" $found 2>/dev/null
 fi
 trap - EXIT
 exit 0
@@ -112,7 +112,7 @@ export async function signalTree(
   { container, user, processId, signal }: { container: string; user: string; processId: string; signal: SignalName },
 ): Promise<void> {
   const exec = await engine.exec(container, {
-    command: ['/bin/sh', '-c', SCRIPT, 'sh', signal.slice('SIG'.length), `${PROCESS_MARK}=${processId}`],
+    command: ['/bin/sh', '-c', SCRIPT, 'sh', String(SIGNALS[signal]), `${PROCESS_MARK}=${processId}`],
     env: [],
     user,
     workdir: '/',

@@ -201,6 +201,10 @@ export class SandboxProcess implements AsyncDisposable {
         yield { seq: this.#seq, ...next.value };
       }
       complete = true;
+    } catch (error) {
+      complete = true;
+      // Where we ended it, that its output broke off is no fault; wait() tells the rest.
+      if (this.#reason === undefined) throw error;
     } finally {
       if (!complete) void this.#discard();
     }

@@ -1,5 +1,5 @@
 import type Docker from 'dockerode';
-import { Readable } from 'node:stream';
+import { pipeline, type Readable } from 'node:stream';
 import { extract } from 'tar-stream';
 
 import { isSandyardError, SandyardError } from '../errors.js';
@@ -249,7 +249,8 @@ export class DockerEngine implements Engine {
 
 /** The first file of a tar; throws when it has more than `maxBytes`. */
 async function firstFile(tar: NodeJS.ReadableStream, maxBytes: number): Promise<Uint8Array | undefined> {
-  const entries = Readable.from(tar).pipe(extract());
+  const entries = extract();
+  pipeline(tar, entries, () => {}); // a failure is thrown by the loop
   for await (const entry of entries) {
     if (entry.header.type !== 'file') return undefined;
     const chunks: Uint8Array[] = [];

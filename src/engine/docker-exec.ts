@@ -1,5 +1,6 @@
 import type Docker from 'dockerode';
 import type { Duplex } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 import { SandyardError } from '../errors.js';
 import type { EngineConnection } from './connection.js';
@@ -18,8 +19,9 @@ const POLL_FIRST_MS = 100;
 const POLL_MOST_MS = 1000;
 /** How long the output may stay quiet after the command exited before it counts as held open. */
 const DRAIN_MS = 250;
-/** The engine reports an out-of-memory kill a moment after the exec that it ended. */
-const OOM_EVENT_WAIT_MS = 300;
+/** The engine reports what killed an exec a moment after the exec's own end. */
+const EVENT_WAIT_MS = 300;
+const STOP_WAIT_MS = 10_000;
 
 const SIGKILL_EXIT = 137;
 
@@ -176,9 +178,20 @@ class DockerExec implements EngineExec {
     if (pid === 0 && (exitCode === 126 || exitCode === 127)) throw this.#startFailure(printed);
     if (exitCode !== SIGKILL_EXIT)
       return { kind: 'exited', exitCode, oomKilled: false, outputHeldOpen: this.#heldOpen };
-    const container = await this.#inspectContainer();
+    const { oom, containerKilled } = await this.#eventsSinceStart();
+    const container = await (containerKilled ? this.#waitUntilStopped() : this.#inspectContainer());
     if (container?.State.Running !== true) return this.#containerDied(container);
-    return { kind: 'exited', exitCode, oomKilled: await this.#sawOomEvent(), outputHeldOpen: this.#heldOpen };
+    return { kind: 'exited', exitCode, oomKilled: oom, outputHeldOpen: this.#heldOpen };
+  }
+
+  /** What is killed shows as running for a moment yet. */
+  async #waitUntilStopped(): Promise<Docker.ContainerInspectInfo | undefined> {
+    const until = Date.now() + STOP_WAIT_MS;
+    for (;;) {
+      const container = await this.#inspectContainer();
+      if (container?.State.Running !== true || Date.now() > until) return container;
+      await sleep(EVENT_WAIT_MS / 10);
+    }
   }
 
   /** The output ended and the engine doesn't say that the command did. */
@@ -249,34 +262,36 @@ class DockerExec implements EngineExec {
   }
 
   /**
-   * Whether the engine has reported an out-of-memory kill in this container since this exec was started. It goes by the
-   * order of the engine's own events, so that no two clocks are compared.
+   * What happened to the container since this exec was started, by the engine's own events: the order is theirs, so that
+   * no two clocks are compared.
    */
-  async #sawOomEvent(): Promise<boolean> {
-    const { docker } = await this.#connection.connected();
-    const giveUp = AbortSignal.timeout(OOM_EVENT_WAIT_MS);
+  async #eventsSinceStart(): Promise<{ oom: boolean; containerKilled: boolean }> {
     let oom = false;
+    let containerKilled = false;
     try {
+      const { docker } = await this.#connection.connected();
       const events = await docker.getEvents({
         since: 1,
-        filters: { container: [this.#container], event: ['oom', 'exec_start'] },
-        abortSignal: giveUp,
+        filters: { container: [this.#container], event: ['oom', 'kill', 'die', 'exec_start'] },
+        abortSignal: AbortSignal.timeout(EVENT_WAIT_MS),
       });
-      let text = '';
+      events.on('error', () => {}); // thrown by the loop as well
+      let started = false;
+      let rest = '';
       for await (const chunk of events) {
-        text += String(chunk);
-        const lines = text.split('\n');
-        text = lines.pop() ?? '';
-        for (const line of lines.filter((line) => line.trim() !== '')) {
+        const lines = `${rest}${String(chunk)}`.split('\n');
+        rest = lines.pop() ?? '';
+        for (const line of lines.filter(Boolean)) {
           const event = JSON.parse(line) as { Action?: string; Actor?: { Attributes?: { execID?: string } } };
-          if (event.Actor?.Attributes?.execID === this.id) oom = false;
-          else if (event.Action === 'oom') oom = true;
+          started ||= event.Actor?.Attributes?.execID === this.id;
+          oom ||= started && event.Action === 'oom';
+          containerKilled ||= started && (event.Action === 'kill' || event.Action === 'die');
         }
-        if (oom) break;
+        if (oom || containerKilled) break;
       }
     } catch {
       // The wait is over, or the engine is gone, which the next call will say.
     }
-    return oom;
+    return { oom, containerKilled };
   }
 }

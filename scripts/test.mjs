@@ -1,0 +1,149 @@
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { build } from './build.mjs';
+import { reportFailure, ROOT } from './setup/common.mjs';
+import { checkNode, ensurePackages } from './setup/packages.mjs';
+import { setup, stopEngine } from './setup.mjs';
+
+/*
+ * npm test: everything that must hold before a change lands, the quick checks first. Ends with one line,
+ * "N passed, N failed": each test counts, and each check as one. `npm test -- lint unit` runs only those.
+ */
+
+const RUN_LABEL = 'sandyard.test-run';
+
+/** Checks that need no engine. */
+const CHECKS = {
+  format: ['prettier', ['--check', '--log-level', 'warn', '.']],
+  lint: ['oxlint', ['--type-aware', '--deny-warnings']],
+  types: ['tsc', []],
+  knip: ['knip', []],
+};
+const SUITES = ['unit', 'integration', 'e2e'];
+
+/** Each run is told apart, also from one that goes on beside it on the same engine. */
+const runId = randomBytes(4).toString('hex');
+const reports = mkdtempSync(join(tmpdir(), 'sandyard-reports-'));
+const tally = { passed: 0, failed: 0, lines: [] };
+const selected = process.argv.slice(2);
+const wants = (name) => selected.length === 0 || selected.includes(name);
+
+let startedEngine = false;
+try {
+  checkNode();
+  await ensurePackages({ log: console.log });
+  build({ log: console.log });
+  for (const [name, [program, args]] of Object.entries(CHECKS)) if (wants(name)) await check(name, program, args);
+  if (wants('unit')) await suite('unit', {});
+  if (wants('integration') || wants('e2e')) await testOnEngine();
+} catch (error) {
+  reportFailure(error);
+  record('set-up', false, error.message.split('\n')[0]);
+} finally {
+  rmSync(reports, { recursive: true, force: true });
+}
+
+console.log(`\n${tally.lines.join('\n')}\n`);
+console.log(`${tally.passed} passed, ${tally.failed} failed`);
+process.exitCode = tally.failed === 0 && tally.passed > 0 ? 0 : 1;
+
+async function testOnEngine() {
+  const { dockerHost, image, startedEngine: started } = await setup();
+  startedEngine = started;
+  const env = { DOCKER_HOST: process.env.DOCKER_HOST ?? dockerHost, SANDBOX_IMAGE: image };
+  try {
+    for (const name of SUITES.slice(1)) if (wants(name)) await suite(name, env);
+  } finally {
+    await checkNothingLeft(env);
+    await stopOwnEngine(env);
+  }
+}
+
+async function check(name, program, args) {
+  const { code, seconds } = await run(program, args);
+  record(name, code === 0, `${seconds} s`);
+}
+
+/** Runs a suite and adds up its tests. A test that was skipped wasn't passed. */
+async function suite(name, env) {
+  const report = join(reports, `${name}.json`);
+  const args = ['run', '--project', name, '--reporter=default', '--reporter=json', `--outputFile=${report}`];
+  const { code, seconds } = await run('vitest', args, { ...env, SANDYARD_TEST_RUN: runId });
+  const counted = readReport(report);
+  const skipped = counted.numPendingTests + counted.numTodoTests;
+  // A file that can't be loaded has no tests, and yet has failed.
+  const unloaded = counted.numFailedTests === 0 && code !== 0 ? 1 : 0;
+  tally.passed += counted.numPassedTests;
+  tally.failed += counted.numFailedTests + skipped + unloaded;
+  const failed = counted.numFailedTests + unloaded;
+  tally.lines.push(`${name}: ${counted.numPassedTests} passed, ${failed} failed, ${skipped} skipped (${seconds} s)`);
+}
+
+function readReport(path) {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8'));
+  } catch {
+    return { numPassedTests: 0, numFailedTests: 0, numPendingTests: 0, numTodoTests: 0 };
+  }
+}
+
+/** What this run made must be gone; what is not is removed now, and counts as a failure. */
+async function checkNothingLeft({ DOCKER_HOST }) {
+  const docker = await connectTo(DOCKER_HOST);
+  const ours = { filters: { label: [`${RUN_LABEL}=${runId}`] } };
+  const sandboxes = (await docker.listContainers({ all: true, filters: { label: ['sandyard.managed'] } })).filter(
+    ({ Labels }) => Labels['sandyard.owner'].includes(runId),
+  );
+  const containers = [...sandboxes, ...(await docker.listContainers({ all: true, ...ours }))];
+  const { Volumes: volumes } = await docker.listVolumes(ours);
+  const networks = await docker.listNetworks(ours);
+  const left = [
+    ...containers.map(({ Names }) => `container ${Names[0]}`),
+    ...(volumes ?? []).map(({ Name }) => `volume ${Name}`),
+    ...networks.map(({ Name }) => `network ${Name}`),
+  ];
+  record('nothing left', left.length === 0, left.length === 0 ? 'on the engine' : left.join(', '));
+  for (const { Id } of containers) await docker.getContainer(Id).remove({ force: true, v: true }).catch(ignore);
+  for (const { Name } of volumes ?? []) await docker.getVolume(Name).remove().catch(ignore);
+  for (const { Id } of networks) await docker.getNetwork(Id).remove().catch(ignore);
+}
+
+/** An engine that this run started is stopped again, unless somebody else has begun to use it. */
+async function stopOwnEngine({ DOCKER_HOST }) {
+  if (startedEngine === false) return;
+  const docker = await connectTo(DOCKER_HOST);
+  if ((await docker.listContainers()).length > 0) return;
+  console.log('Stopping the Docker engine that this run has started …');
+  await stopEngine(startedEngine);
+}
+
+async function connectTo(dockerHost) {
+  const { connect } = await import('./images.mjs');
+  const { discoverEngine } = await import('../dist/engine/discovery.js');
+  const { address } = await discoverEngine({ ...process.env, DOCKER_HOST: dockerHost });
+  return connect(address);
+}
+
+function run(program, args, env = {}) {
+  console.log(`\n── ${program} ${args.filter((argument) => !argument.startsWith('--outputFile')).join(' ')}`);
+  const started = Date.now();
+  return new Promise((resolve, reject) => {
+    const child = spawn(join(ROOT, 'node_modules/.bin', program), args, {
+      cwd: ROOT,
+      stdio: ['ignore', 'inherit', 'inherit'],
+      env: { ...process.env, ...env },
+    });
+    child.once('error', reject);
+    child.once('close', (code) => resolve({ code, seconds: Math.round((Date.now() - started) / 1000) }));
+  });
+}
+
+function record(name, passed, detail) {
+  tally[passed ? 'passed' : 'failed'] += 1;
+  tally.lines.push(`${name}: ${passed ? 'passed' : 'failed'} (${detail})`);
+}
+
+function ignore() {}

@@ -1,0 +1,4 @@
+import { testManager } from '../fixtures/run.js';
+import { describeCore } from './core-cases.js';
+
+describeCore('the default engine', () => testManager());
