@@ -89,10 +89,11 @@ case $1 in */) echo "$1: Not a directory" >&2; exit 1;; esac
 dir=\${1%/*}
 exec tar -C "\${dir:-/}" -cf - -- "\${1##*/}"`;
 
+/** A directory that may not be written to gets its mode last: an archive may have what is in it anywhere after it. */
 const WRITE_ARCHIVE = `
 mkdir -p -- "$1" || exit 1
 umask 0
-exec tar -C "$1" -xf - --no-same-owner --no-same-permissions`;
+exec tar -C "$1" -xf - --no-same-owner --no-same-permissions --delay-directory-restore`;
 
 /** The files of one sandbox. All paths are absolute; all operations have the rights of the sandbox's user. */
 export class SandboxFiles {

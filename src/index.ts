@@ -19,7 +19,7 @@ export {
   type Stdin,
 } from './process.js';
 export { SandboxFiles, type FileInfo } from './files.js';
-export type { CopyResult } from './archive.js';
+export type { CopyResult } from './archive/archive.js';
 export type { ReapedSandbox } from './reaper.js';
 export type { ExpiryReason } from './expiry.js';
 export type { Engine, EngineInfo } from './engine/engine.js';

@@ -1,7 +1,7 @@
 import type Docker from 'dockerode';
 import { customAlphabet } from 'nanoid';
 
-import type { CopyResult } from './archive.js';
+import type { CopyResult } from './archive/archive.js';
 import { readEngineEnvironment, readManagerDefaults, type Limits } from './config.js';
 import { DockerEngine } from './engine/docker-engine.js';
 import type { Engine, EngineInfo } from './engine/engine.js';

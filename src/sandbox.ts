@@ -2,7 +2,7 @@ import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 
-import { extractArchive, extractFile, packDirectory, type CopyResult } from './archive.js';
+import { extractArchive, extractFile, packDirectory, type CopyResult } from './archive/archive.js';
 import type { Limits } from './config.js';
 import type { ContainerState, ContainerDetails, Engine } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';

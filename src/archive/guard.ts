@@ -1,7 +1,7 @@
 import { posix, sep } from 'node:path';
 
 import { damagedArchive, unsafeEntry } from './archive-errors.js';
-import { SandyardError } from './errors.js';
+import { SandyardError } from '../errors.js';
 
 /*
  * What an archive that comes out of a sandbox may hold. Everything here only looks at headers and counts bytes; what

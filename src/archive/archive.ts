@@ -5,11 +5,11 @@ import { pipeline } from 'node:stream/promises';
 import { extract as tarExtract } from 'tar-stream';
 
 import { copyAborted, damagedArchive, errnoCode, hostFileError, quoteName } from './archive-errors.js';
-import { compileExcludes } from './archive-exclude.js';
-import { ArchiveMeter, safeEntry, safePath, type ArchiveLimits, type TarHeader } from './archive-guard.js';
-import { readAsTar, type PackOptions, type PackSource } from './archive-pack.js';
-import { resolveTarget, Staging, type Target } from './archive-staging.js';
-import { SandyardError } from './errors.js';
+import { compileExcludes } from './exclude.js';
+import { ArchiveMeter, safeEntry, safePath, type ArchiveLimits, type TarHeader } from './guard.js';
+import { readAsTar, type PackOptions, type PackSource } from './pack.js';
+import { resolveTarget, Staging, type Target } from './staging.js';
+import { SandyardError } from '../errors.js';
 
 /*
  * Tar on the host's side: packing what goes into a sandbox, and unpacking what comes out of one, which is hostile.
@@ -39,8 +39,8 @@ const PACK_BUFFER_BYTES = 256 * 1024;
  * sticky), times in seconds, empty directories and any UTF-8 name. A file with several hard links is packed for each.
  * Sockets, named pipes and devices are left out: they have no content, and mean something on this host only.
  *
- * @throws `file_not_found`; from `tar`: `file_operation_failed`, also when a file changes its size while it is packed
- *   (the archive then has no end and is refused by whoever reads it), and `aborted`.
+ * @throws `file_not_found`; from `tar`: `file_operation_failed`, also when a file shrinks while it is packed (the archive
+ *   then has no end and is refused by whoever reads it; one that grows is packed as long as it was), and `aborted`.
  */
 export async function packDirectory(hostPath: string, options: PackOptions = {}): Promise<Packed> {
   const source = await findSource(hostPath);

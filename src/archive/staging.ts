@@ -3,8 +3,8 @@ import * as fs from 'node:fs/promises';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 
 import { errnoCode, hostFileError, unsafeEntry } from './archive-errors.js';
-import { parentOf, type ArchiveMeter, type SafeEntry } from './archive-guard.js';
-import { SandyardError } from './errors.js';
+import { parentOf, type ArchiveMeter, type SafeEntry } from './guard.js';
+import { SandyardError } from '../errors.js';
 
 /*
  * An archive is unpacked into a fresh directory that only we can enter, on the file system of its target, and moved to

@@ -1,4 +1,4 @@
-import { SandyardError } from './errors.js';
+import { SandyardError } from '../errors.js';
 
 /*
  * The errors of archives. Names in them come from a sandbox or from somebody's disk: they are escaped, so that they

@@ -1,0 +1,145 @@
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { pack } from 'tar-stream';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
+import type { Sandbox, SandboxManager } from '../../src/index.js';
+import { hostileArchives, hostileBox, rawArchive } from '../fixtures/hostile-archives.js';
+import { describeTree, makeProjectTree, temporaryDirectory } from '../fixtures/project-tree.js';
+import { dockerClient, IMAGE, removeAll, RUN_LABELS, testManager, testSandbox } from '../fixtures/run.js';
+
+describe('copying', () => {
+  let manager: SandboxManager;
+  let sandbox: Sandbox;
+  beforeAll(async () => {
+    manager = await testManager();
+    sandbox = await manager.create();
+  });
+  afterAll(() => removeAll(manager));
+
+  it('brings a project of 2,000 files in and out again, identical', async () => {
+    await using host = await temporaryDirectory();
+    const source = join(host.path, 'source');
+    await makeProjectTree(source, 2000);
+    const { '.': _root, ...expected } = await describeTree(source);
+    expect(Object.keys(expected).length).toBeGreaterThan(2000);
+
+    const into = await sandbox.copyTo(source, '/workspace/project');
+    const out = await sandbox.copyFrom('/workspace/project', join(host.path, 'out'));
+    const { '.': _target, ...found } = await describeTree(join(host.path, 'out'));
+    expect(found).toEqual(expected);
+    expect(into).toEqual(out);
+    const owners = await sandbox.exec('find /workspace/project ! -user sandbox -o ! -group sandbox | wc -l');
+    expect(owners.stdout.trim()).toBe('0');
+  });
+
+  it('leaves out what is excluded, both ways', async () => {
+    await using host = await temporaryDirectory();
+    const source = join(host.path, 'source');
+    await mkdir(join(source, 'node_modules/package'), { recursive: true });
+    await mkdir(join(source, 'src'));
+    for (const name of ['node_modules/package/index.js', 'src/a.ts', 'src/a.log'])
+      await writeFile(join(source, name), name);
+    await sandbox.copyTo(source, '/workspace/excluded', { exclude: ['node_modules'] });
+    await sandbox.copyFrom('/workspace/excluded', join(host.path, 'out'), { exclude: ['*.log'] });
+    const { '.': _root, ...found } = await describeTree(join(host.path, 'out'));
+    expect(Object.keys(found).toSorted()).toEqual(['src', 'src/a.ts']);
+  });
+
+  it('moves 256 MiB without holding it in memory', async () => {
+    await using host = await temporaryDirectory();
+    const block = Buffer.alloc(1024 * 1024, 'sandyard');
+    let most = 0;
+    async function* blocks() {
+      for (let index = 0; index < 256; index += 1) {
+        most = Math.max(most, process.memoryUsage().rss);
+        yield block;
+      }
+    }
+    const before = process.memoryUsage().rss;
+    await sandbox.files.write('/workspace/large', blocks());
+    await sandbox.copyFrom('/workspace/large', join(host.path, 'large'));
+    most = Math.max(most, process.memoryUsage().rss);
+    expect((await sandbox.files.stat('/workspace/large')).sizeBytes).toBe(256 * 1024 * 1024);
+    expect((most - before) / 1024 ** 2).toBeLessThan(150);
+    await sandbox.files.remove('/workspace/large');
+  });
+
+  it('keeps the old file when what was to replace it fails half-way', async () => {
+    await sandbox.files.write('/workspace/kept', 'old');
+    const broken = Readable.from(
+      (function* () {
+        yield Buffer.alloc(100_000, 'new');
+        throw new Error('the source broke');
+      })(),
+    );
+    await expect(sandbox.files.write('/workspace/kept', broken)).rejects.toThrow('the source broke');
+    expect(await sandbox.files.readText('/workspace/kept')).toBe('old');
+    expect((await sandbox.exec('ls -A /workspace | grep sandyard-')).stdout).toBe('');
+  });
+
+  it('stops where an archive grows past its limit', async () => {
+    await using host = await temporaryDirectory();
+    await sandbox.exec('truncate -s 1T /workspace/sparse');
+    const copied = sandbox.copyFrom('/workspace/sparse', join(host.path, 'sparse'), { maxBytes: 10_000_000 });
+    await expect(copied).rejects.toMatchObject({ code: 'archive_too_large' });
+    await sandbox.files.remove('/workspace/sparse');
+  });
+
+  describe('out of a hostile sandbox', () => {
+    let image: string;
+    let hostile: Sandbox;
+    const canary = '/tmp/sandyard-canary';
+    const archives = hostileArchives(canary);
+
+    // User code can't replace tar, but an image can bring any: this one's hands out the archive that the directory is
+    // named after.
+    beforeAll(async () => {
+      const docker = dockerClient();
+      const container = await docker.createContainer({ Image: IMAGE, Labels: { ...RUN_LABELS } });
+      const tar = pack();
+      tar.entry({ name: 'usr/bin/tar', mode: 0o755 }, '#!/bin/sh\nexec cat "$2/archive"\n');
+      for (const [index, { entries }] of archives.entries()) {
+        tar.entry({ name: `hostile/${index}`, type: 'directory', mode: 0o755 });
+        tar.entry({ name: `hostile/${index}/archive`, mode: 0o644 }, rawArchive(...entries));
+      }
+      tar.finalize();
+      await container.putArchive(Readable.from(tar), { path: '/' });
+      image = ((await container.commit({ repo: 'sandyard-test-hostile', tag: 'run' })) as { Id: string }).Id;
+      await container.remove();
+      hostile = await manager.create({ image: 'sandyard-test-hostile:run' });
+    });
+    afterAll(async () => {
+      await hostile?.destroy();
+      await dockerClient().getImage(image).remove({ force: true });
+    });
+
+    it.each(archives.map((archive, index) => ({ ...archive, index })))(
+      'refuses $what',
+      async ({ index, names, why }) => {
+        await using box = await hostileBox();
+        const { target: before, ...others } = await describeTree(box.root);
+        const copied = expect(hostile.copyFrom(`/hostile/${index}`, box.target)).rejects;
+        await copied.toMatchObject({ code: 'unsafe_archive' });
+        await copied.toThrow(names);
+        await copied.toThrow(why);
+        // The target's own time changes when the staging directory in it comes and goes.
+        const { target: after, ...found } = await describeTree(box.root);
+        expect(found).toEqual(others);
+        expect(after?.split(' ')[0]).toBe(before?.split(' ')[0]);
+        await expect(readFile(canary)).rejects.toThrow('ENOENT');
+      },
+    );
+  });
+
+  it('refuses a link that user code has made to lead out', async () => {
+    await using host = await temporaryDirectory();
+    const own = await testSandbox(manager);
+    await own.exec('mkdir out; ln -s /etc/passwd out/link; echo fine > out/fine');
+    const copied = expect(own.copyFrom('/workspace/out', join(host.path, 'out'))).rejects;
+    await copied.toMatchObject({ code: 'unsafe_archive' });
+    await copied.toThrow('link');
+    await expect(readFile(join(host.path, 'out/fine'))).rejects.toThrow('ENOENT');
+  });
+});
