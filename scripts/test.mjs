@@ -31,7 +31,8 @@ const tally = { passed: 0, failed: 0, lines: [] };
 const selected = process.argv.slice(2);
 const wants = (name) => selected.length === 0 || selected.includes(name);
 
-let startedEngine = false;
+/** What `stopEngine` takes, when this run has started the engine. */
+let startedEngine;
 try {
   checkNode();
   await ensurePackages({ log: console.log });
@@ -52,7 +53,7 @@ process.exitCode = tally.failed === 0 && tally.passed > 0 ? 0 : 1;
 
 async function testOnEngine() {
   const { dockerHost, image, startedEngine: started } = await setup();
-  startedEngine = started;
+  startedEngine = started || undefined;
   const env = { DOCKER_HOST: process.env.DOCKER_HOST ?? dockerHost, SANDBOX_IMAGE: image };
   try {
     for (const name of SUITES.slice(1)) if (wants(name)) await suite(name, env);
@@ -113,7 +114,7 @@ async function checkNothingLeft({ DOCKER_HOST }) {
 
 /** An engine that this run started is stopped again, unless somebody else has begun to use it. */
 async function stopOwnEngine({ DOCKER_HOST }) {
-  if (startedEngine === false) return;
+  if (startedEngine === undefined) return;
   const docker = await connectTo(DOCKER_HOST);
   if ((await docker.listContainers()).length > 0) return;
   console.log('Stopping the Docker engine that this run has started …');

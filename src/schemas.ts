@@ -16,7 +16,7 @@ const MAX_ARGS_TOTAL_BYTES = MIB;
 
 /** Variables under this prefix are Sandyard's own marks in a process and can't be set by callers. */
 const RESERVED_ENV_PREFIX = 'SANDYARD_';
-export const RESERVED_LABEL_PREFIX = 'sandyard.';
+const RESERVED_LABEL_PREFIX = 'sandyard.';
 
 const SIZE_UNITS = { b: 1, k: KIB, m: MIB, g: 1024 * MIB, t: 1024 * 1024 * MIB } as const;
 const SIZE_PATTERN = /^(\d+(?:\.\d+)?)\s*([bkmgt])?(?:i?b)?$/i;

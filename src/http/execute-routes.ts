@@ -1,0 +1,84 @@
+import { SandyardError } from '../errors.js';
+import type { SandboxProcess } from '../index.js';
+import {
+  EVENT_STREAM,
+  NDJSON,
+  sendEvents,
+  streamEvent,
+  streamTypeOf,
+  type EventBody,
+  type StreamType,
+} from './event-stream.js';
+import { operation, type Call, type Operation } from './operation.js';
+import { Utf8Text, type EncodedData } from './utf8-text.js';
+import { execAnswer, executeBody, presentExec, presentExit, toExecOptions } from './wire.js';
+import type { z } from 'zod';
+
+type ExecuteCall = Call<unknown, z.output<typeof executeBody>>;
+
+export const executeOperations: readonly Operation[] = [
+  operation({
+    method: 'post',
+    path: '/api/sandboxes/{id}/execute',
+    operationId: 'execute',
+    tag: 'Commands',
+    summary: 'Run a command and wait for it',
+    description:
+      'A command that fails or times out is still a 200: see "outcome". With "Accept: application/x-ndjson" or ' +
+      '"text/event-stream" the output is sent while it runs, as numbered events of which the last is "exit" or "error". ' +
+      'When the client hangs up, the command is ended.',
+    body: executeBody,
+    answers: {
+      200: {
+        description: 'How it ended, and what it printed.',
+        content: { 'application/json': execAnswer, [NDJSON]: streamEvent, [EVENT_STREAM]: streamEvent },
+      },
+    },
+    errors: [
+      'wrong_state',
+      'command_not_found',
+      'command_not_executable',
+      'workdir_not_found',
+      'user_not_found',
+      'sandbox_died',
+    ],
+    async handle(call) {
+      const type = streamTypeOf(call.request);
+      if (type !== undefined) return streamOutput(call, type);
+      const { manager, id, body, response, signal } = call;
+      response.json(presentExec(await manager.exec(id, body.command, { ...toExecOptions(body), signal })));
+    },
+  }),
+];
+
+async function streamOutput(call: ExecuteCall, type: StreamType): Promise<void> {
+  const { manager, id, body, request, response, running, signal } = call;
+  const { maxOutputBytes, ...options } = toExecOptions(body);
+  if (maxOutputBytes !== undefined) {
+    throw new SandyardError('validation_failed', 'max_output_bytes has no meaning for a stream, which drops nothing.', {
+      hint: 'Leave it out, or ask for application/json.',
+      issues: [{ path: ['max_output_bytes'], message: 'can not be combined with a stream' }],
+    });
+  }
+  running.streams = true;
+  const sandbox = await manager.get(id, { signal });
+  await using process = await sandbox.spawn(body.command, { ...options, signal });
+  await sendEvents(eventsOf(process), { request, response, type, signal });
+}
+
+async function* eventsOf(process: SandboxProcess): AsyncGenerator<EventBody> {
+  const texts = { stdout: new Utf8Text(), stderr: new Utf8Text() };
+  for await (const { stream, data } of process.output()) {
+    const encoded = texts[stream].push(data);
+    if (encoded !== undefined) yield outputEvent(stream, encoded);
+  }
+  for (const stream of ['stdout', 'stderr'] as const) {
+    const rest = texts[stream].end();
+    if (rest !== undefined) yield outputEvent(stream, rest);
+  }
+  yield presentExit(await process.wait());
+}
+
+function outputEvent(stream: 'stdout' | 'stderr', encoded: EncodedData): EventBody {
+  return { type: 'output', stream, ...encoded };
+}

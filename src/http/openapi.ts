@@ -1,0 +1,214 @@
+import { z } from 'zod';
+
+import { describeError, type ErrorCode } from '../errors.js';
+import { fields } from '../schemas.js';
+import { streamEvent } from './event-stream.js';
+import type { Answer, Operation } from './operation.js';
+import { PROBLEM_TYPE, problemAnswer } from './problem.js';
+import {
+  createBody,
+  execAnswer,
+  executeBody,
+  fileAnswer,
+  fileListAnswer,
+  renewBody,
+  sandboxAnswer,
+  sandboxListAnswer,
+  statsAnswer,
+} from './wire.js';
+
+type Json = Record<string, unknown>;
+
+const REQUESTS = named({ CreateSandbox: createBody, Execute: executeBody, RenewSandbox: renewBody });
+const ANSWERS = named({
+  Sandbox: sandboxAnswer,
+  SandboxList: sandboxListAnswer,
+  SandboxStats: statsAnswer,
+  ExecResult: execAnswer,
+  ExecEvent: streamEvent,
+  FileInfo: fileAnswer,
+  FileList: fileListAnswer,
+  Problem: problemAnswer,
+});
+
+/** What any route of sandboxes may answer. */
+const COMMON_ERRORS: readonly ErrorCode[] = [
+  'forbidden',
+  'engine_unavailable',
+  'engine_timeout',
+  'engine_error',
+  'internal',
+];
+
+export interface OpenApiOptions {
+  readonly version: string;
+  /** Whether a token is in force. */
+  readonly secured: boolean;
+}
+
+/** The OpenAPI 3.1 document of the operations, made from the schemas that parse requests and describe answers. */
+export function toOpenApi(operations: readonly Operation[], { version, secured }: OpenApiOptions): Json {
+  const paths: Record<string, Json> = {};
+  for (const operation of operations) {
+    paths[operation.path] ??= {};
+    Object.assign(paths[operation.path] ?? {}, { [operation.method]: describe(operation, secured) });
+  }
+  return {
+    openapi: '3.1.0',
+    info: {
+      title: 'Sandyard',
+      version,
+      description: 'Disposable Linux sandboxes for agents on your own Docker engine.',
+      license: { name: 'MIT', identifier: 'MIT' },
+    },
+    servers: [{ url: '/' }],
+    tags: ['Sandboxes', 'Commands', 'Files', 'Service'].map((name) => ({ name })),
+    paths,
+    components: {
+      schemas: { ...components(REQUESTS, 'input'), ...components(ANSWERS, 'output') },
+      ...(secured && { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } }),
+    },
+  };
+}
+
+function describe(operation: Operation, secured: boolean): Json {
+  const { operationId, tag, summary, description, body, upload, answers } = operation;
+  const isOpen = tag === 'Service';
+  const parameters = [...pathParameters(operation), ...queryParameters(operation)];
+  return {
+    operationId,
+    tags: [tag],
+    summary,
+    ...(description !== undefined && { description }),
+    security: secured && !isOpen ? [{ bearer: [] }] : [],
+    ...(parameters.length > 0 && { parameters }),
+    ...(body !== undefined && { requestBody: jsonBody(body) }),
+    ...(upload !== undefined && { requestBody: { required: true, content: binary(upload) } }),
+    responses: {
+      ...Object.fromEntries(Object.entries(answers).map(([status, answer]) => [status, describeAnswer(answer)])),
+      ...(!isOpen && problems(errorsOf(operation, secured))),
+    },
+  };
+}
+
+function jsonBody(schema: z.ZodType): Json {
+  const required = !schema.safeParse({}).success;
+  return { required, content: { 'application/json': { schema: reference(schema, 'input') } } };
+}
+
+function describeAnswer({ description, content, headers }: Answer): Json {
+  return {
+    description,
+    ...(headers !== undefined && {
+      headers: Object.fromEntries(
+        Object.entries(headers).map(([name, text]) => [name, { description: text, schema: { type: 'string' } }]),
+      ),
+    }),
+    ...(content !== undefined && {
+      content: Object.fromEntries(
+        Object.entries(content).map(([type, schema]) => [
+          type,
+          schema === 'binary' ? {} : { schema: reference(schema, 'output') },
+        ]),
+      ),
+    }),
+  };
+}
+
+/** An empty media type object is how OpenAPI 3.1 says "bytes". */
+function binary(types: readonly string[]): Json {
+  return Object.fromEntries(types.map((type) => [type, {}]));
+}
+
+function errorsOf({ path, query, body, upload, errors }: Operation, secured: boolean): ErrorCode[] {
+  const codes = new Set<ErrorCode>([...errors, ...COMMON_ERRORS]);
+  if (secured) codes.add('unauthorized');
+  if (path.includes('{id}')) codes.add('sandbox_not_found');
+  if (query !== undefined || body !== undefined) codes.add('validation_failed');
+  if (body !== undefined) for (const code of BODY_ERRORS) codes.add(code);
+  if (upload !== undefined) for (const code of UPLOAD_ERRORS) codes.add(code);
+  return [...codes];
+}
+
+const UPLOAD_ERRORS = ['payload_too_large', 'unsupported_media_type'] as const;
+const BODY_ERRORS = ['invalid_request', ...UPLOAD_ERRORS] as const;
+
+function problems(codes: readonly ErrorCode[]): Json {
+  const byStatus = new Map<number, ErrorCode[]>();
+  for (const code of codes) {
+    const { status } = describeError(code);
+    byStatus.set(status, [...(byStatus.get(status) ?? []), code]);
+  }
+  return Object.fromEntries(
+    [...byStatus].map(([status, same]) => [
+      status,
+      {
+        description: same.map((code) => `\`${code}\`: ${describeError(code).title}.`).join('\n\n'),
+        content: { [PROBLEM_TYPE]: { schema: reference(problemAnswer, 'output') } },
+      },
+    ]),
+  );
+}
+
+function pathParameters({ path }: Operation): Json[] {
+  if (!path.includes('{id}')) return [];
+  return [{ name: 'id', in: 'path', required: true, schema: toJsonSchema(fields.id, 'input') }];
+}
+
+function queryParameters({ query }: Operation): Json[] {
+  if (query === undefined) return [];
+  const { properties = {}, required = [] } = toJsonSchema(query, 'input') as {
+    properties?: Record<string, Json>;
+    required?: string[];
+  };
+  return Object.entries(properties).map(([name, { description, ...schema }]) => ({
+    name,
+    in: 'query',
+    required: required.includes(name),
+    ...(description !== undefined && { description }),
+    schema,
+  }));
+}
+
+type Direction = 'input' | 'output';
+
+function named(schemas: Record<string, z.ZodType>) {
+  const registry = z.registry<{ id: string }>();
+  for (const [id, schema] of Object.entries(schemas)) registry.add(schema, { id });
+  return registry;
+}
+
+/** By name where it has one, otherwise in place. */
+function reference(schema: z.ZodType, io: Direction): Json {
+  const name = (io === 'input' ? REQUESTS : ANSWERS).get(schema)?.id;
+  return name === undefined ? toJsonSchema(schema, io) : { $ref: uri(name) };
+}
+
+function components(registry: ReturnType<typeof named>, io: Direction): Json {
+  const { schemas } = z.toJSONSchema(registry, { io, uri });
+  return clean(schemas, io) as Json;
+}
+
+function toJsonSchema(schema: z.ZodType, io: Direction): Json {
+  return clean(z.toJSONSchema(schema, { io }), io) as Json;
+}
+
+function uri(name: string): string {
+  return `#/components/schemas/${name}`;
+}
+
+/**
+ * Without what belongs to a document of its own, and without the bounds that every JavaScript integer has. Answers may
+ * get more fields in time, so they aren't closed, as requests are.
+ */
+function clean(value: unknown, io: Direction): unknown {
+  if (Array.isArray(value)) return value.map((item) => clean(item, io));
+  if (typeof value !== 'object' || value === null) return value;
+  const entries = Object.entries(value).filter(
+    ([key, item]) =>
+      !(['$schema', '$id', 'id'].includes(key) && typeof item === 'string') &&
+      !(typeof item === 'number' && Math.abs(item) === Number.MAX_SAFE_INTEGER) &&
+      !(io === 'output' && key === 'additionalProperties' && item === false),
+  );
+  return Object.fromEntries(entries.map(([key, item]) => [key, clean(item, io)]));
+}

@@ -1,0 +1,137 @@
+import { Router, type Request, type Response } from 'express';
+import type { z } from 'zod';
+
+import type { ServiceConfig } from '../config.js';
+import { SandyardError, type ErrorCode } from '../errors.js';
+import type { SandboxManager } from '../index.js';
+import { fields, parseInput } from '../schemas.js';
+import { readJson } from './body.js';
+import { shuttingDown, type Calls, type RunningCall } from './calls.js';
+
+/*
+ * A route is described once, as an operation: the router is built from the description, and so is the OpenAPI
+ * document, so the two can't disagree. Parsing is done here; a handler calls the library and presents what it says.
+ */
+
+export interface Service {
+  readonly manager: SandboxManager;
+  readonly config: ServiceConfig;
+  readonly calls: Calls;
+}
+
+export interface Call<Query, Body> extends Service {
+  readonly request: Request;
+  readonly response: Response;
+  /** The sandbox that the path names; empty where it names none. */
+  readonly id: string;
+  readonly query: Query;
+  readonly body: Body;
+  readonly running: RunningCall;
+  /** Aborts when the client hangs up or the service ends. */
+  readonly signal: AbortSignal;
+}
+
+/** What an answer consists of, by media type; `'binary'` for bytes, nothing for an answer without a body. */
+export interface Answer {
+  readonly description: string;
+  readonly content?: Readonly<Record<string, z.ZodType | 'binary'>>;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+interface Description {
+  readonly method: 'get' | 'post' | 'put' | 'delete';
+  /** As OpenAPI writes it: `/api/sandboxes/{id}`. */
+  readonly path: string;
+  readonly operationId: string;
+  readonly tag: 'Sandboxes' | 'Commands' | 'Files' | 'Service';
+  readonly summary: string;
+  readonly description?: string;
+  /** The media types of a body that is streamed. */
+  readonly upload?: readonly string[];
+  readonly answers: Readonly<Record<number, Answer>>;
+  readonly errors: readonly ErrorCode[];
+}
+
+export interface Operation extends Description {
+  readonly query?: z.ZodObject;
+  readonly body?: z.ZodType;
+  run(call: Call<unknown, unknown>): Promise<void>;
+}
+
+export interface OperationInput<Query extends z.ZodObject, Body extends z.ZodType> extends Description {
+  readonly query?: Query;
+  readonly body?: Body;
+  readonly handle: (call: Call<z.output<Query>, z.output<Body>>) => Promise<void> | void;
+}
+
+export function operation<Query extends z.ZodObject, Body extends z.ZodType>(
+  input: OperationInput<Query, Body>,
+): Operation {
+  const { handle, ...description } = input;
+  return {
+    ...description,
+    async run(call) {
+      const query = input.query && parseInput(input.query, call.request.query, 'query parameters');
+      const body =
+        input.body && parseInput(input.body, await readJson(call.request, call.response), 'fields of the body');
+      await handle({ ...call, query: query as z.output<Query>, body: body as z.output<Body> });
+    },
+  };
+}
+
+/** The router of some operations. A path that exists with other methods is answered with 405 and `Allow`. */
+export function toRouter(operations: readonly Operation[], service: Service): Router {
+  const router = Router({ caseSensitive: true });
+  for (const operation of operations) {
+    router[operation.method](toExpressPath(operation.path), (request, response) =>
+      runOperation(operation, service, { request, response }),
+    );
+  }
+  for (const [path, methods] of methodsByPath(operations)) {
+    router.all(toExpressPath(path), (request, response) => {
+      response.set('Allow', methods.join(', '));
+      throw new SandyardError('method_not_allowed', `${request.path} has no ${request.method}.`, {
+        hint: `It has ${methods.join(', ')}; see /docs.`,
+      });
+    });
+  }
+  return router;
+}
+
+async function runOperation(
+  operation: Operation,
+  service: Service,
+  { request, response }: { request: Request; response: Response },
+): Promise<void> {
+  if (service.calls.draining && operation.tag !== 'Service') throw shuttingDown();
+  const running = service.calls.begin(response);
+  try {
+    const id = operation.path.includes('{id}') ? parseId(request.params['id']) : '';
+    const { signal } = running;
+    await operation.run({ ...service, request, response, id, query: undefined, body: undefined, running, signal });
+  } catch (error) {
+    throw running.explain(error);
+  }
+}
+
+/** What can't be an id names no sandbox: clients need one answer for "not there", not two. */
+function parseId(id: unknown): string {
+  const result = fields.id.safeParse(id);
+  if (result.success) return result.data;
+  throw new SandyardError('sandbox_not_found', `There is no sandbox ${JSON.stringify(id)}.`, {
+    hint: 'GET /api/sandboxes lists those there are.',
+  });
+}
+
+function methodsByPath(operations: readonly Operation[]): Map<string, string[]> {
+  const byPath = new Map<string, string[]>();
+  for (const { path, method } of operations) {
+    const methods = method === 'get' ? ['GET', 'HEAD'] : [method.toUpperCase()];
+    byPath.set(path, [...(byPath.get(path) ?? []), ...methods]);
+  }
+  return byPath;
+}
+
+function toExpressPath(path: string): string {
+  return path.replaceAll(/\{(\w+)\}/g, ':$1');
+}

@@ -1,0 +1,169 @@
+import { readFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Logger } from 'pino';
+
+import { isLoopback, type ServiceConfig } from '../config.js';
+import { isSandyardError, SandyardError } from '../errors.js';
+import { SandboxManager } from '../index.js';
+import { createLog } from '../log.js';
+import { createApp } from './app.js';
+import { formatBanner } from './banner.js';
+import { Calls } from './calls.js';
+import { answerClientErrors } from './client-errors.js';
+
+const HEADERS_TIMEOUT_MS = 30_000;
+const MAX_HEADERS = 100;
+/** Less than the 10 s after which `docker stop` and its kind use SIGKILL. */
+const CLOSE_MS = 8000;
+/** Within `CLOSE_MS`, what is left for the answers of calls that were cut short. */
+const LAST_WORDS_MS = 1000;
+const SWEEP_MS = 50;
+const FIRST_RETRY_MS = 1000;
+const MAX_RETRY_MS = 30_000;
+/** How long the banner waits for an engine that is slow to answer. */
+const BANNER_MS = 3000;
+
+export interface ServiceOptions {
+  readonly manager?: SandboxManager;
+  readonly log?: Logger;
+}
+
+export interface Service {
+  /** As a client on this machine would write it. */
+  readonly url: string;
+  /** What to tell a person about it. */
+  banner(options: { showToken: boolean }): Promise<string>;
+  /** Ends streams with an event, lets other requests finish, and settles within 10 s. Sandboxes live on. */
+  close(): Promise<void>;
+}
+
+/** Listens, with or without an engine: that is looked for until it is there. */
+export async function startService(config: ServiceConfig, options: ServiceOptions = {}): Promise<Service> {
+  const log = options.log ?? createLog({ level: config.logLevel });
+  const manager =
+    options.manager ??
+    new SandboxManager({ log, image: config.image, owner: config.owner, limits: config.limits, reaper: config.reaper });
+  const calls = new Calls();
+  const app = createApp({ manager, config, log, calls, version: packageVersion() });
+  const server = await listen(createServer({ requestTimeout: 0, headersTimeout: HEADERS_TIMEOUT_MS }, app), config);
+  server.maxHeadersCount = MAX_HEADERS;
+  answerClientErrors(server);
+  const url = urlOf(server, config.host);
+  for (const warning of config.warnings) log.warn({}, warning);
+  log.info({ url }, 'listening');
+  const closing = new AbortController();
+  const opening = keepOpening(manager, { log, signal: closing.signal });
+  let closed: Promise<void> | undefined;
+  return {
+    url,
+    banner: ({ showToken }) => describeService({ manager, config, url, showToken }),
+    close: () =>
+      (closed ??= (async () => {
+        log.info({}, 'shutting down');
+        closing.abort();
+        await closeServer(server, calls);
+        await opening;
+        await manager.close();
+        log.info({}, 'closed; sandboxes live on');
+      })()),
+  };
+}
+
+async function listen(server: Server, { host, port }: ServiceConfig): Promise<Server> {
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(port, host.replace(/^\[(.*)\]$/, '$1'), () => {
+        server.off('error', reject);
+        resolve();
+      });
+    });
+    return server;
+  } catch (error) {
+    throw listenError(error, { host, port });
+  }
+}
+
+function listenError(error: unknown, { host, port }: { host: string; port: number }): SandyardError {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  if (code === 'EADDRINUSE') {
+    return new SandyardError('config_invalid', `Port ${port} on ${host} is in use by another program.`, {
+      hint: `Stop that program, or choose another port: PORT=${port + 1} npm start`,
+      cause: error,
+    });
+  }
+  const reason = error instanceof Error ? error.message : String(error);
+  return new SandyardError('config_invalid', `Can't listen on port ${port} of ${host}: ${reason}.`, {
+    hint: 'Set HOST to an address of this machine, and PORT to a port of 1024 or more.',
+    cause: error,
+  });
+}
+
+/** Until it succeeds once; from then on the manager finds a lost engine again by itself. */
+async function keepOpening(
+  manager: SandboxManager,
+  { log, signal }: { log: Logger; signal: AbortSignal },
+): Promise<void> {
+  let said = '';
+  for (let waitMs = FIRST_RETRY_MS; !signal.aborted; waitMs = Math.min(waitMs * 2, MAX_RETRY_MS)) {
+    try {
+      await manager.open({ signal });
+      log.info({ image: manager.image }, 'connected to the engine');
+      return;
+    } catch (error) {
+      if (signal.aborted) return;
+      const message = error instanceof Error ? error.message : String(error);
+      if (message !== said) {
+        const { hint, code } = isSandyardError(error) ? error : { hint: undefined, code: 'internal' };
+        log.warn({ code, hint }, `not ready: ${message}`);
+        said = message;
+      }
+    }
+    await sleep(waitMs, undefined, { signal, ref: false }).catch(() => {});
+  }
+}
+
+async function closeServer(server: Server, calls: Calls): Promise<void> {
+  const ended = new Promise<void>((resolve) => server.close(() => resolve()));
+  calls.drain();
+  const abandon = setTimeout(() => calls.abandon(), CLOSE_MS - LAST_WORDS_MS);
+  const cut = setTimeout(() => server.closeAllConnections(), CLOSE_MS);
+  // Streams have promised to keep their connection before it was known that this is the end.
+  const sweep = setInterval(() => server.closeIdleConnections(), SWEEP_MS);
+  await ended;
+  clearInterval(sweep);
+  clearTimeout(abandon);
+  clearTimeout(cut);
+}
+
+async function describeService({
+  manager,
+  config: { token, image },
+  url,
+  showToken,
+}: {
+  manager: SandboxManager;
+  config: ServiceConfig;
+  url: string;
+  showToken: boolean;
+}): Promise<string> {
+  const deadline = { signal: AbortSignal.timeout(BANNER_MS) };
+  const engine = await manager
+    .engineInfo(deadline)
+    .catch((error: unknown) => (isSandyardError(error) ? (error.hint ?? error.message) : 'it can not be reached'));
+  const imagePresent = typeof engine === 'string' ? undefined : await manager.hasImage(deadline).catch(() => undefined);
+  return formatBanner({ url, token, showToken, image, imagePresent, engine });
+}
+
+function urlOf(server: Server, host: string): string {
+  const { port } = server.address() as AddressInfo;
+  const name = isLoopback(host) ? host : '127.0.0.1';
+  return `http://${name.includes(':') && !name.startsWith('[') ? `[${name}]` : name}:${port}`;
+}
+
+function packageVersion(): string {
+  const file = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(file) as { version: string }).version;
+}
