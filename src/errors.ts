@@ -25,12 +25,12 @@ const ERROR_TABLE = {
   command_not_found: { status: 422, retryable: false, title: 'The command was not found in the sandbox' },
   command_not_executable: { status: 422, retryable: false, title: 'The command could not be executed' },
   workdir_not_found: { status: 422, retryable: false, title: 'The working directory does not exist' },
-  user_not_found: { status: 422, retryable: false, title: 'The user does not exist in the sandbox' },
 
   // Files
   file_not_found: { status: 404, retryable: false, title: 'There is no such file' },
   file_exists: { status: 409, retryable: false, title: 'The file exists' },
   is_a_directory: { status: 409, retryable: false, title: 'The path is a directory' },
+  not_a_file: { status: 409, retryable: false, title: 'The path is not a regular file' },
   not_a_directory: { status: 409, retryable: false, title: 'The path is not a directory' },
   permission_denied: { status: 403, retryable: false, title: 'The sandbox user may not do that' },
   unsafe_archive: {

@@ -97,10 +97,10 @@ exec tar -C "$1" -xf - --no-same-owner --no-same-permissions --delay-directory-r
 
 /** The files of one sandbox. All paths are absolute; all operations have the rights of the sandbox's user. */
 export class SandboxFiles {
-  readonly #target: () => ProcessTarget;
+  readonly #target: ProcessTarget;
 
   /** @internal Made by a sandbox. */
-  constructor(target: () => ProcessTarget) {
+  constructor(target: ProcessTarget) {
     this.#target = target;
   }
 
@@ -181,7 +181,7 @@ export class SandboxFiles {
   }
 
   #spawn({ script, args, signal, stdin }: FileCommand): Promise<SandboxProcess> {
-    return spawn(this.#target(), ['/bin/sh', '-c', script, 'sh', ...args], {
+    return spawn(this.#target, ['/bin/sh', '-c', script, 'sh', ...args], {
       cwd: '/',
       env: { LC_ALL: 'C' },
       timeoutMs: TRANSFER_TIMEOUT_MS,
@@ -258,6 +258,7 @@ const FAILURES: readonly [text: RegExp, code: ErrorCode, meaning: string, hint: 
   [/: Is a directory$/m, 'is_a_directory', 'is a directory', 'Name a file in it, or use the archive calls.'],
   [/Directory not empty$/m, 'is_a_directory', 'is a directory that is not empty', 'Remove it with recursive.'],
   [/: Not a directory$/m, 'not_a_directory', 'is not a directory', 'Name a directory.'],
+  [/: Not a regular file$/m, 'not_a_file', 'is not a regular file', 'Only regular files can be read.'],
   [/: File exists$/m, 'file_exists', 'exists', 'Remove it first, or choose another name.'],
   [
     /: (Permission denied|Operation not permitted|Read-only file system)$/m,

@@ -3,7 +3,7 @@ import { pack } from 'tar-stream';
 
 import type { Limits } from './config.js';
 import type { ContainerSpec, ImageInfo } from './engine/engine.js';
-import { SandyardError, type InputIssue } from './errors.js';
+import { SandyardError } from './errors.js';
 import { toUidGid } from './process.js';
 import { containerName, toLabels, type SandboxTraits } from './record.js';
 import { formatSize, type ParsedCreateOptions } from './schemas.js';
@@ -81,6 +81,14 @@ export function packHome({ workdir, user }: SandboxTraits, image: ImageInfo): Re
   return Readable.from(tar);
 }
 
+interface Ceiling {
+  readonly field: keyof ParsedCreateOptions;
+  readonly what: string;
+  readonly value: number;
+  readonly ceiling: number;
+  readonly show?: (value: number) => string;
+}
+
 function applyLimits(given: ParsedCreateOptions, limits: Limits): SandboxTraits['limits'] {
   const asked = {
     memoryBytes: given.memoryLimit ?? Math.min(limits.memoryBytes, limits.maxMemoryBytes),
@@ -88,23 +96,22 @@ function applyLimits(given: ParsedCreateOptions, limits: Limits): SandboxTraits[
     pids: given.pidsLimit ?? Math.min(limits.pids, limits.maxPids),
     nofile: given.nofileLimit ?? Math.min(limits.nofile, limits.maxNofile),
   };
-  const ceilings: [field: string, asked: number, ceiling: number, show?: (value: number) => string][] = [
-    ['memoryLimit', asked.memoryBytes, limits.maxMemoryBytes, formatSize],
-    ['cpuLimit', asked.cpus, limits.maxCpus],
-    ['pidsLimit', asked.pids, limits.maxPids],
-    ['nofileLimit', asked.nofile, limits.maxNofile],
-    ['ttlMs', given.ttlMs ?? 0, limits.maxLifetimeMs, (ms) => `${ms} ms`],
+  const memory = { value: asked.memoryBytes, ceiling: limits.maxMemoryBytes, show: formatSize };
+  const lease = { value: given.ttlMs ?? 0, ceiling: limits.maxLifetimeMs, show: (ms: number) => `${ms} ms` };
+  const ceilings: Ceiling[] = [
+    { field: 'memoryLimit', what: 'Memory', ...memory },
+    { field: 'cpuLimit', what: 'CPUs', value: asked.cpus, ceiling: limits.maxCpus },
+    { field: 'pidsLimit', what: 'Processes', value: asked.pids, ceiling: limits.maxPids },
+    { field: 'nofileLimit', what: 'Open files', value: asked.nofile, ceiling: limits.maxNofile },
+    { field: 'ttlMs', what: 'Lease', ...lease },
   ];
-  const issues: InputIssue[] = ceilings
-    .filter(([, value, ceiling]) => value > ceiling)
-    .map(([field, value, ceiling, show = String]) => ({
-      path: [field],
-      message: `${show(value)} is above the ceiling of ${show(ceiling)}`,
-    }));
-  const [first] = issues;
+  const exceeded = ceilings.filter(({ value, ceiling }) => value > ceiling);
+  const [first] = exceeded;
   if (first === undefined) return asked;
-  throw new SandyardError('limit_exceeded', `${first.path.join('.')}: ${first.message}.`, {
+  const tell = ({ value, ceiling, show = String }: Ceiling) =>
+    `${show(value)} is above the ceiling of ${show(ceiling)}`;
+  throw new SandyardError('limit_exceeded', `${first.what}: ${tell(first)}.`, {
     hint: 'Ask for less, or have the operator raise the SANDBOX_MAX_ setting.',
-    issues,
+    issues: exceeded.map((one) => ({ path: [one.field], message: tell(one) })),
   });
 }

@@ -45,6 +45,9 @@ export function signalOfExitCode(exitCode: number): SignalName | null {
   return found === undefined ? null : (found[0] as SignalName);
 }
 
+/** Enough for the slowest: a fork bomb at its limit under a fraction of a CPU. */
+const DELIVERY_MS = 15_000;
+
 /*
  * Finds everything that a command started: what carries its mark in its environment, what is in a session of such a
  * process, and the children of all these, found again until there are no more. Before SIGKILL each is stopped, so that
@@ -106,7 +109,10 @@ trap - EXIT
 exit 0
 `;
 
-/** Sends a signal to everything that the command with this id started in the container, and to nothing else. */
+/**
+ * Sends a signal to everything that the command with this id started in the container, and to nothing else. Throws
+ * `engine_timeout` when the sandbox doesn't take it.
+ */
 export async function signalTree(
   engine: Engine,
   { container, user, processId, signal }: { container: string; user: string; processId: string; signal: SignalName },
@@ -118,9 +124,23 @@ export async function signalTree(
     workdir: '/',
     stdin: false,
   });
-  for await (const _ of exec.output());
-  const end = await exec.end();
-  if (end.kind === 'exited' && end.exitCode !== 0 && end.exitCode !== 137) {
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    exec.close();
+  }, DELIVERY_MS);
+  try {
+    for await (const _ of exec.output());
+    const end = await exec.end();
+    if (end.kind === 'container_died' || end.exitCode === 0) return;
     throw new SandyardError('engine_error', `Could not send ${signal}: the sandbox answered ${end.exitCode}.`);
+  } catch (error) {
+    if (!late) throw error;
+    throw new SandyardError('engine_timeout', `The sandbox did not take ${signal} within ${DELIVERY_MS / 1000} s.`, {
+      hint: 'Stop and start the sandbox, or destroy it.',
+      cause: error,
+    });
+  } finally {
+    clearTimeout(timer);
   }
 }

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import { customAlphabet } from 'nanoid';
 
-import type { Engine, EngineExec, ExecEnd } from './engine/engine.js';
+import type { Engine, EngineExec, ExecEnd, OutputChunk } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
 import { isSignalName, PROCESS_MARK, signalOfExitCode, signalTree, type SignalName } from './process-tree.js';
 import { execOptionsSchema, fields, parseInput } from './schemas.js';
@@ -10,6 +10,10 @@ import { execOptionsSchema, fields, parseInput } from './schemas.js';
 const KILL_GRACE_MS = 2000;
 /** How long the engine may take to tell of an end after everything was killed. */
 const SETTLE_MS = 5000;
+/** How long output may lie unread when the command is to end. */
+const UNREAD_MS = 200;
+/** How much of it is kept for who reads it then. */
+const REST_MAX_BYTES = 4 * 1024 * 1024;
 const DEFAULT_MAX_OUTPUT_BYTES = 1024 * 1024;
 
 const newProcessId = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 16);
@@ -84,6 +88,8 @@ export interface ProcessTarget {
   readonly timeoutMs: number;
   /** Where each process is kept while it runs. */
   readonly processes: Set<SandboxProcess>;
+  /** Called when a process starts and when it ends. */
+  readonly noteActivity: () => void;
 }
 
 /**
@@ -151,10 +157,14 @@ export class SandboxProcess implements AsyncDisposable {
   readonly id: string;
   readonly #target: ProcessTarget;
   readonly #running: Running;
-  readonly #chunks: AsyncIterator<{ stream: 'stdout' | 'stderr'; data: Uint8Array }>;
+  readonly #chunks: AsyncIterator<OutputChunk>;
   readonly #ended: Promise<ExecEnd>;
   #seq = 0;
   #reading = false;
+  /** When somebody last waited for output; undefined while somebody does. */
+  #idleSince: number | undefined = Date.now();
+  /** What came after the end was decided on while nobody read, and when that is all. */
+  #rest: { readonly chunks: OutputChunk[]; readonly complete: Promise<void> } | undefined;
   #over = false;
   /** Why we end it, when we do. */
   #reason: Reason | undefined;
@@ -175,9 +185,11 @@ export class SandboxProcess implements AsyncDisposable {
     if (running.signal?.aborted === true) onAbort();
     running.signal?.addEventListener('abort', onAbort, { once: true });
     target.processes.add(this);
+    target.noteActivity();
     const cleanUp = () => {
       this.#over = true;
       target.processes.delete(this);
+      target.noteActivity();
       clearTimeout(timer);
       running.signal?.removeEventListener('abort', onAbort);
     };
@@ -187,7 +199,8 @@ export class SandboxProcess implements AsyncDisposable {
 
   /**
    * What it prints, in order, as it comes. May be called once. Leaving the loop early discards the rest; the command
-   * runs on. Throws what kept the command from being started.
+   * runs on. When the command is ended while nobody reads, 4 MiB of what it has printed are kept. Throws what kept the
+   * command from being started.
    */
   async *output(): AsyncGenerator<ProcessOutput> {
     if (this.#reading) throw new SandyardError('wrong_state', 'The output of a process can be read only once.');
@@ -195,10 +208,10 @@ export class SandboxProcess implements AsyncDisposable {
     let complete = false;
     try {
       for (;;) {
-        const next = await this.#chunks.next();
-        if (next.done === true) break;
+        const chunk = await this.#nextChunk();
+        if (chunk === undefined) break;
         this.#seq += 1;
-        yield { seq: this.#seq, ...next.value };
+        yield { seq: this.#seq, ...chunk };
       }
       complete = true;
     } catch (error) {
@@ -251,11 +264,54 @@ export class SandboxProcess implements AsyncDisposable {
       () => {},
       () => {},
     );
-    await this.#signal('SIGTERM');
-    await Promise.race([settled, sleep(KILL_GRACE_MS)]);
-    await this.#signal('SIGKILL');
-    await Promise.race([settled, sleep(SETTLE_MS)]);
-    this.#running.exec.close();
+    const watch = setInterval(() => this.#readIfNobodyDoes(), UNREAD_MS / 2);
+    this.#readIfNobodyDoes();
+    try {
+      await this.#signal('SIGTERM');
+      await Promise.race([settled, sleep(KILL_GRACE_MS)]);
+      await this.#signal('SIGKILL');
+      await Promise.race([settled, sleep(SETTLE_MS)]);
+    } catch (error) {
+      // What can't be killed in it is ended with it: nothing that it started may go on.
+      if (!isSandyardError(error, 'engine_timeout')) throw error;
+      await this.#target.engine.stopContainer(this.#target.container, { graceSeconds: 0 });
+    } finally {
+      clearInterval(watch);
+      this.#running.exec.close();
+    }
+  }
+
+  /**
+   * An engine that can't pass output on doesn't notice that the command has ended, and takes no other command in the
+   * sandbox either, the one that kills included. So when it is to end, somebody must read.
+   */
+  #readIfNobodyDoes(): void {
+    if (this.#rest !== undefined || this.#idleSince === undefined || Date.now() - this.#idleSince < UNREAD_MS) return;
+    const chunks: OutputChunk[] = [];
+    const read = async () => {
+      let bytes = 0;
+      for (;;) {
+        const { done, value } = await this.#chunks.next();
+        if (done === true) return;
+        bytes += value.data.length;
+        if (bytes <= REST_MAX_BYTES) chunks.push(value);
+      }
+    };
+    this.#rest = { chunks, complete: read().catch(() => {}) };
+  }
+
+  async #nextChunk(): Promise<OutputChunk | undefined> {
+    if (this.#rest !== undefined) {
+      await this.#rest.complete;
+      return this.#rest.chunks.shift();
+    }
+    this.#idleSince = undefined;
+    try {
+      const next = await this.#chunks.next();
+      return next.done === true ? undefined : next.value;
+    } finally {
+      this.#idleSince = Date.now();
+    }
   }
 
   async #signal(signal: SignalName): Promise<void> {
@@ -326,7 +382,7 @@ export class SandboxProcess implements AsyncDisposable {
 
   async #discard(): Promise<void> {
     try {
-      for (;;) if ((await this.#chunks.next()).done === true) return;
+      while ((await this.#nextChunk()) !== undefined);
     } catch {
       // Told by wait().
     }

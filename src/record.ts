@@ -122,6 +122,7 @@ export function toRecord(container: {
 export class LeaseStore {
   readonly #engine: Engine;
   readonly #known = new Map<string, Lease>();
+  readonly #updates = new Map<string, Promise<void>>();
 
   constructor(engine: Engine) {
     this.#engine = engine;
@@ -140,7 +141,28 @@ export class LeaseStore {
     return lease;
   }
 
-  async write(record: SandboxRecord, lease: Lease, options: { signal?: AbortSignal | undefined } = {}): Promise<void> {
+  /**
+   * Changes the lease: reads it, and writes what `change` makes of it. One change of a sandbox after the other, so that
+   * none of this manager's is lost.
+   */
+  async update(
+    record: SandboxRecord,
+    change: (lease: Lease) => Lease,
+    options: { signal?: AbortSignal | undefined } = {},
+  ): Promise<void> {
+    const before = this.#updates.get(record.id) ?? Promise.resolve();
+    const update = before
+      .catch(() => {}) // told to whoever made that change
+      .then(async () => this.#write(record, change(await this.read(record, options)), options));
+    this.#updates.set(record.id, update);
+    try {
+      await update;
+    } finally {
+      if (this.#updates.get(record.id) === update) this.#updates.delete(record.id);
+    }
+  }
+
+  async #write(record: SandboxRecord, lease: Lease, options: { signal?: AbortSignal | undefined }): Promise<void> {
     const tar = pack();
     tar.entry({ name: LEASE_DIRECTORY, type: 'directory', mode: 0o700, uid: 0, gid: 0 });
     tar.entry(

@@ -110,11 +110,9 @@ export class Sandbox implements AsyncDisposable {
       workdir: record.workdir,
       timeoutMs: context.limits.execTimeoutMs,
       processes: context.processes,
+      noteActivity: () => this.#noteActivity(),
     };
-    this.files = new SandboxFiles(() => {
-      this.#noteActivity();
-      return this.#target;
-    });
+    this.files = new SandboxFiles(this.#target);
   }
 
   get id(): string {
@@ -130,15 +128,11 @@ export class Sandbox implements AsyncDisposable {
 
   /** Runs a command to its end; see `ExecResult`. */
   async exec(command: Command, options: ExecOptions = {}): Promise<ExecResult> {
-    this.#noteActivity();
-    const result = await exec(this.#target, command, options);
-    this.#noteActivity();
-    return result;
+    return exec(this.#target, command, options);
   }
 
   /** Starts a command and gives a handle of it. */
   async spawn(command: Command, options: SpawnOptions = {}): Promise<SandboxProcess> {
-    this.#noteActivity();
     return spawn(this.#target, command, options);
   }
 
@@ -205,7 +199,8 @@ export class Sandbox implements AsyncDisposable {
       });
     }
     await this.inspect({ signal }); // so that a missing sandbox is called missing
-    await this.#writeLease({ expiresAt: new Date(now + ttlMs), lastActiveAt: new Date(now) }, { signal });
+    const lease = { expiresAt: new Date(now + ttlMs), lastActiveAt: new Date(now) };
+    await this.#context.leases.update(this.#record, () => lease, { signal });
     return this.inspect({ signal });
   }
 
@@ -256,15 +251,11 @@ export class Sandbox implements AsyncDisposable {
     const now = new Date();
     if (now.getTime() - lease.lastActiveAt.getTime() < idleTimeoutMs * ACTIVITY_RESOLUTION) return;
     this.#context.leases
-      .read(this.#record)
-      .then(({ expiresAt }) => this.#writeLease({ expiresAt, lastActiveAt: now }, {}))
+      .update(this.#record, ({ expiresAt }) => ({ expiresAt, lastActiveAt: now }))
       .catch((error: unknown) => {
+        if (isSandyardError(error, 'sandbox_not_found')) return;
         this.#context.log.warn({ sandbox: this.id, error }, 'could not record that the sandbox is used');
       });
-  }
-
-  #writeLease(lease: Lease, options: CallOptions): Promise<void> {
-    return this.#context.leases.write(this.#record, lease, options);
   }
 }
 

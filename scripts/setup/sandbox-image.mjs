@@ -17,7 +17,13 @@ export async function ensureSandboxImage(address, { log }) {
   if (chosen) return ensureChosenImage(docker, { image: chosen, log });
 
   const image = sandboxImageName();
-  if (await hasImage(docker, image)) return image;
+  if (!(await hasImage(docker, image))) await buildSandboxImage(docker, { image, address, log });
+  // For those who name no image: the library's default, and what the compose files take
+  await docker.getImage(image).tag({ repo: 'sandyard-sandbox', tag: 'latest' });
+  return image;
+}
+
+async function buildSandboxImage(docker, { image, address, log }) {
   await checkDiskSpace(docker, address);
   const base = await ensureBase(docker, { log });
   log(`Building ${image} on ${base}, which takes a minute or two …`);
@@ -34,7 +40,6 @@ export async function ensureSandboxImage(address, { log }) {
   } catch (error) {
     throw buildFailure(error, { image, output: show.tail() });
   }
-  return image;
 }
 
 /** The name says what is in the image: another Dockerfile or another base gives another name. */

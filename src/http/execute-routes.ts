@@ -34,14 +34,7 @@ export const executeOperations: readonly Operation[] = [
         content: { 'application/json': execAnswer, [NDJSON]: streamEvent, [EVENT_STREAM]: streamEvent },
       },
     },
-    errors: [
-      'wrong_state',
-      'command_not_found',
-      'command_not_executable',
-      'workdir_not_found',
-      'user_not_found',
-      'sandbox_died',
-    ],
+    errors: ['wrong_state', 'command_not_found', 'command_not_executable', 'workdir_not_found', 'sandbox_died'],
     async handle(call) {
       const type = streamTypeOf(call.request);
       if (type !== undefined) return streamOutput(call, type);

@@ -49,7 +49,7 @@ export const fileOperations: readonly Operation[] = [
     summary: 'Read a file',
     query: pathQuery,
     answers: { 200: { description: 'Its bytes.', content: { [BYTES]: 'binary' } } },
-    errors: [...FILE_ERRORS, 'is_a_directory'],
+    errors: [...FILE_ERRORS, 'is_a_directory', 'not_a_file'],
     handle: readFile,
   }),
   operation({

@@ -16,7 +16,9 @@ import { answerClientErrors } from './client-errors.js';
 const HEADERS_TIMEOUT_MS = 30_000;
 const MAX_HEADERS = 100;
 /** Less than the 10 s after which `docker stop` and its kind use SIGKILL. */
-const CLOSE_MS = 8000;
+const CLOSE_MS = 7000;
+/** An engine that hangs must not keep the service. */
+const MANAGER_CLOSE_MS = 2000;
 /** Within `CLOSE_MS`, what is left for the answers of calls that were cut short. */
 const LAST_WORDS_MS = 1000;
 const SWEEP_MS = 50;
@@ -64,9 +66,12 @@ export async function startService(config: ServiceConfig, options: ServiceOption
         log.info({}, 'shutting down');
         closing.abort();
         await closeServer(server, calls);
-        await opening;
-        await manager.close();
-        log.info({}, 'closed; sandboxes live on');
+        const done = await within(
+          MANAGER_CLOSE_MS,
+          opening.then(() => manager.close()),
+        );
+        if (done) log.info({}, 'closed; sandboxes live on');
+        else log.warn({}, 'closed without waiting any longer for the engine; sandboxes live on');
       })()),
   };
 }
@@ -122,6 +127,17 @@ async function keepOpening(
       }
     }
     await sleep(waitMs, undefined, { signal, ref: false }).catch(() => {});
+  }
+}
+
+/** Whether it settled within that time. Throws what it throws in that time. */
+async function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
+  const timeUp = new AbortController();
+  const { signal } = timeUp;
+  try {
+    return await Promise.race([promise.then(() => true), sleep(ms, false, { signal })]);
+  } finally {
+    timeUp.abort();
   }
 }
 

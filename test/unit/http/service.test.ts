@@ -77,6 +77,14 @@ describe('the service', () => {
     await expect(fetch(`${service.url}/healthz`)).rejects.toThrow();
   });
 
+  test('closes in time although the engine hangs', async () => {
+    const { stub, service } = await start();
+    stub.close = () => new Promise(() => {});
+    const started = performance.now();
+    await service.close();
+    expect(performance.now() - started).toBeLessThan(5000);
+  });
+
   test('a port that is taken is one clear sentence with a way out', async () => {
     const { service, port } = await start();
     const second = startService({ ...config, port }, { manager: new StubManager().manager, log });

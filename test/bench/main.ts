@@ -1,0 +1,127 @@
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import type Docker from 'dockerode';
+
+import { connect } from '../../scripts/images.mjs';
+import { discoverEngine, type EngineAddress } from '../../src/engine/discovery.js';
+import type * as Library from '../../src/index.js';
+import { removeLabelled } from './by-hand.js';
+import { rows, type Bench, type Row } from './rows.js';
+import { formatTable, toResult, type Result } from './report.js';
+import { ServiceProcess } from './services.js';
+
+/*
+ * Measures each row of the design's table of bars that what is built so far can be measured by, side by side with the raw
+ * engine. A row whose bar needs a channel of our own into the sandbox is measured all the same, and shows what it is
+ * without one.
+ */
+
+const HELP = `Usage: npm run bench -- [--quick] [--only NAME]... [--json FILE]
+
+  --only NAME   only this row; may be given more than once
+  --quick       fewer rounds: a look, not a measurement
+  --json FILE   write the results there, too
+
+Rows: ${rows.map(({ name }) => name).join(', ')}
+`;
+
+const SANDBOXES = 8;
+const DIST = new URL('../../dist/', import.meta.url);
+
+export async function bench(args: string[]): Promise<void> {
+  const { values } = parseArgs({
+    args,
+    options: {
+      only: { type: 'string', multiple: true, default: [] },
+      quick: { type: 'boolean', default: false },
+      json: { type: 'string' },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  const unknown = values.only.find((name) => !rows.some((row) => row.name === name));
+  if (values.help || unknown !== undefined) {
+    console.error(unknown === undefined ? HELP : `There is no row ${unknown}.\n\n${HELP}`);
+    process.exitCode = unknown === undefined ? 0 : 1;
+    return;
+  }
+  const chosen =
+    values.only.length === 0 ? defaultRows(values.quick) : rows.filter(({ name }) => values.only.includes(name));
+  const { address, attempts } = await discoverEngine(process.env);
+  if (address === undefined) throw new Error(`No Docker engine answers: ${JSON.stringify(attempts)}`);
+  const results = await measure(chosen, { address, quick: values.quick });
+  console.log(formatTable(results));
+  if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(results, undefined, 2)}\n`);
+}
+
+/** A look transfers 64 MB, a measurement 256 MB. */
+function defaultRows(quick: boolean): Row[] {
+  return rows.filter(({ name }) => !name.endsWith(quick ? '-256m' : '-64m'));
+}
+
+interface Setting {
+  readonly address: EngineAddress;
+  readonly quick: boolean;
+}
+
+/** Whatever happens, nothing that was made for this run is left. */
+async function measure(chosen: readonly Row[], { address, quick }: Setting): Promise<Result[]> {
+  const run = `bench-${randomBytes(4).toString('hex')}`;
+  const docker = await connect(address);
+  const directory = await mkdtemp(join(tmpdir(), 'sandyard-bench-'));
+  const leave = () => void cleanUp(docker, { run, directory }).finally(() => process.exit(130));
+  process.once('SIGINT', leave).once('SIGTERM', leave);
+  try {
+    const { SandboxManager } = await loadLibrary();
+    await using manager = new SandboxManager({ owner: run, reaper: false });
+    await using service = await ServiceProcess.start(new URL('http/main.js', DIST), {
+      env: { HOST: '127.0.0.1', PORT: '0', SANDBOX_OWNER: run, SANDBOX_TOKEN: '' },
+    });
+    await using rawService = await ServiceProcess.start(new URL('raw-service.ts', import.meta.url), {
+      args: [JSON.stringify(dockerodeOptions(address))],
+    });
+    const sandboxes = await Promise.all(Array.from({ length: SANDBOXES }, () => manager.create()));
+    const byHand = { image: manager.image, labels: { 'sandyard-bench.run': run } };
+    return await measureAll(chosen, {
+      docker,
+      manager,
+      sandboxes,
+      byHand,
+      service,
+      rawService,
+      directory,
+      quick,
+    });
+  } finally {
+    process.off('SIGINT', leave).off('SIGTERM', leave);
+    await cleanUp(docker, { run, directory });
+  }
+}
+
+async function measureAll(chosen: readonly Row[], bench: Bench): Promise<Result[]> {
+  const results: Result[] = [];
+  for (const row of chosen) {
+    console.error(`${row.title} …`);
+    results.push(toResult(row, await row.measure(bench)));
+  }
+  return results;
+}
+
+/** What users get, not the sources. */
+async function loadLibrary(): Promise<typeof Library> {
+  return (await import(new URL('index.js', DIST).href)) as typeof Library;
+}
+
+function dockerodeOptions(address: EngineAddress): Docker.DockerOptions {
+  if (address.kind === 'unix') return { socketPath: address.socketPath };
+  const { host, port, tls } = address;
+  return { host, port, protocol: tls === undefined ? 'http' : 'https', ...tls };
+}
+
+async function cleanUp(docker: Docker, { run, directory }: { run: string; directory: string }): Promise<void> {
+  await rm(directory, { recursive: true, force: true });
+  await removeLabelled(docker, `sandyard.owner=${run}`);
+  await removeLabelled(docker, `sandyard-bench.run=${run}`);
+}

@@ -1,0 +1,65 @@
+/** The two ways of doing the same thing. Each returns what it measured: milliseconds, or a rate. */
+export interface Pair {
+  readonly ours: () => Promise<number>;
+  readonly byHand: () => Promise<number>;
+}
+
+export interface Samples {
+  readonly ours: number[];
+  readonly byHand: number[];
+}
+
+/**
+ * Measures both by turns, each one first in half of the rounds: load from elsewhere on the machine then falls on both
+ * alike. The first rounds warm up and don't count.
+ */
+export async function interleave(pair: Pair, { rounds, warmUps = 1 }: { rounds: number; warmUps?: number }) {
+  const samples: Samples = { ours: [], byHand: [] };
+  for (let round = -warmUps; round < rounds; round += 1) {
+    const order = round % 2 === 0 ? (['ours', 'byHand'] as const) : (['byHand', 'ours'] as const);
+    for (const way of order) {
+      const value = await pair[way]();
+      if (round >= 0) samples[way].push(value);
+    }
+  }
+  return samples;
+}
+
+/** How long `work` takes, in milliseconds. */
+export async function timed(work: () => Promise<unknown>): Promise<number> {
+  const start = performance.now();
+  await work();
+  return performance.now() - start;
+}
+
+/** Runs `work` `total` times, `atOnce` at a time, and returns how many were done per second. */
+export async function throughput(
+  work: (index: number) => Promise<unknown>,
+  { total, atOnce }: { total: number; atOnce: number },
+): Promise<number> {
+  let next = 0;
+  const worker = async () => {
+    while (next < total) {
+      const index = next;
+      next += 1;
+      await work(index);
+    }
+  };
+  const ms = await timed(() => Promise.all(Array.from({ length: atOnce }, worker)));
+  return (total * 1000) / ms;
+}
+
+/** Reads to the end and returns how many bytes there were. */
+export async function drain(source: AsyncIterable<Uint8Array>): Promise<number> {
+  let bytes = 0;
+  for await (const chunk of source) bytes += chunk.byteLength;
+  return bytes;
+}
+
+export function percentile(values: readonly number[], part: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const at = (sorted.length - 1) * part;
+  const below = sorted[Math.floor(at)] ?? Number.NaN;
+  const above = sorted[Math.ceil(at)] ?? Number.NaN;
+  return below + (above - below) * (at - Math.floor(at));
+}
