@@ -109,6 +109,11 @@ function variable<Schema extends z.ZodType>(
 
 type Environment = Readonly<Record<string, string | undefined>>;
 type VariableName = keyof typeof VARIABLES;
+/** What a manager goes by. The rest is the service's, or another program's: PORT is nobody's own name. */
+const VARIABLE_NAMES = Object.keys(VARIABLES) as VariableName[];
+const SERVICE_ONLY = /^(HOST|PORT|SANDBOX_(TOKEN|TOKEN_FILE|ALLOWED_HOSTS|MAX_UPLOAD|LOG_LEVEL|REAPER_\w+))$/;
+const MANAGER_VARIABLES = VARIABLE_NAMES.filter((name) => !SERVICE_ONLY.test(name));
+
 type Values = { [Name in VariableName]: z.output<(typeof VARIABLES)[Name]['schema']> | undefined };
 
 /** Ceilings and defaults of what a sandbox may use. Sizes in bytes, durations in milliseconds. */
@@ -153,7 +158,7 @@ export interface ServiceConfig {
 
 /** The service's configuration. Throws `config_invalid`, naming the variable. */
 export function readConfig(env: Environment = process.env): ServiceConfig {
-  const values = readVariables(env);
+  const values = readVariables(env, VARIABLE_NAMES);
   const host = required(values, 'HOST');
   const token = readToken(values);
   if (token === undefined && !isLoopback(host)) {
@@ -181,7 +186,7 @@ export function readConfig(env: Environment = process.env): ServiceConfig {
 
 /** The defaults of a manager that is made without options: the environment's image, owner and limits. */
 export function readManagerDefaults(env: Environment = process.env): Pick<ServiceConfig, 'image' | 'owner' | 'limits'> {
-  const values = readVariables(env);
+  const values = readVariables(env, MANAGER_VARIABLES);
   return {
     image: required(values, 'SANDBOX_IMAGE'),
     owner: required(values, 'SANDBOX_OWNER'),
@@ -210,16 +215,18 @@ export function exampleEnvironment(): string {
   ].join('\n');
 }
 
-function readVariables(env: Environment): Values {
-  const entries = Object.entries(VARIABLES).map(([name, { schema, fallback }]) => {
+function readVariables(env: Environment, names: readonly VariableName[]): Values {
+  const entries = names.map((name) => {
+    const { schema, fallback } = VARIABLES[name];
     const given = env[name];
     const raw = given === undefined || given === '' ? fallback : given;
     if (raw === undefined) return [name, undefined];
     const result = schema.safeParse(raw);
     if (result.success) return [name, result.data];
+    const shown = name === 'SANDBOX_TOKEN' ? 'set to what can not be a token' : `"${raw}"`;
     throw new SandyardError(
       'config_invalid',
-      `${name} is "${raw}": ${result.error.issues[0]?.message ?? 'not valid'}.`,
+      `${name} is ${shown}: ${result.error.issues[0]?.message ?? 'not valid'}.`,
       {
         hint: 'See .env.example for what it means and what it may be.',
       },

@@ -219,15 +219,14 @@ export class SandboxFiles {
     const chunks = readStdout(process, { path: command.path, stderr });
     const first = await chunks.next();
     async function* all() {
-      try {
-        if (first.done === true) return;
-        yield first.value;
-        yield* chunks;
-      } finally {
-        await process[Symbol.asyncDispose]();
-      }
+      if (first.done === true) return;
+      yield first.value;
+      yield* chunks;
     }
-    return Readable.from(all(), { objectMode: false });
+    const stream = Readable.from(all(), { objectMode: false });
+    // One that is destroyed before it is read never comes to the end of the loop above.
+    stream.once('close', () => void process[Symbol.asyncDispose]());
+    return stream;
   }
 }
 

@@ -23,6 +23,7 @@ export function createLog({ level }: LogOptions) {
     level,
     base: { service: 'sandyard' },
     timestamp: pino.stdTimeFunctions.isoTime,
+    serializers: { error: pino.stdSerializers.err },
     redact: { paths: ['req.headers.authorization', 'req.headers.cookie', 'env', '*.env'], censor: '[redacted]' },
   });
 }

@@ -120,6 +120,7 @@ export class SandboxManager implements AsyncDisposable {
     this.#checkOpen();
     const { version, address } = await this.#engine.info({ signal });
     const found = await this.#reaper.run({ signal });
+    this.#checkOpen(); // close() may have come meanwhile
     if (this.#schedule !== undefined) this.#reaper.start(this.#schedule);
     this.#log.info({ engine: address, version, owner: this.owner, expired: found.length }, 'manager is open');
   }
@@ -142,14 +143,16 @@ export class SandboxManager implements AsyncDisposable {
       if (home !== undefined) await this.#engine.putArchive(spec.name, home);
       throwIfAborted(signal);
       await this.#engine.startContainer(spec.name);
-      throwIfAborted(signal);
       await this.#engine.verifyContainer(spec.name, spec);
+      const sandbox = await this.get(id);
+      throwIfAborted(signal);
+      this.#log.info({ sandbox: id, owner: this.owner, image: spec.image }, 'created a sandbox');
+      return sandbox;
     } catch (error) {
-      await this.#rollBack(spec.name);
+      // The one that has the name is somebody else's.
+      if (!isSandyardError(error, 'name_conflict')) await this.#rollBack(spec.name);
       throw error;
     }
-    this.#log.info({ sandbox: id, owner: this.owner, image: spec.image }, 'created a sandbox');
-    return this.get(id);
   }
 
   /** A handle of a sandbox. Throws `sandbox_not_found` when there is none of this owner's. */

@@ -36,7 +36,7 @@ const SIGNALS = {
 export type SignalName = keyof typeof SIGNALS;
 
 export function isSignalName(name: string): name is SignalName {
-  return name in SIGNALS;
+  return Object.hasOwn(SIGNALS, name);
 }
 
 /** The signal that an exit code stands for by the shell's convention of 128 + n; `null` when it is none. */
@@ -132,7 +132,8 @@ export async function signalTree(
   try {
     for await (const _ of exec.output());
     const end = await exec.end();
-    if (end.kind === 'container_died' || end.exitCode === 0) return;
+    // 137: another of its kind has killed everything, itself included.
+    if (end.kind === 'container_died' || end.exitCode === 0 || end.exitCode === 137) return;
     throw new SandyardError('engine_error', `Could not send ${signal}: the sandbox answered ${end.exitCode}.`);
   } catch (error) {
     if (!late) throw error;

@@ -104,9 +104,9 @@ export async function exec(target: ProcessTarget, command: Command, options: Exe
   const stderr = new BoundedText(maxOutputBytes);
   for await (const { stream, data } of process.output()) (stream === 'stdout' ? stdout : stderr).add(data);
   const exit = await process.wait();
-  const droppedBytes = { stdout: stdout.dropped, stderr: stderr.dropped };
-  const truncated = stdout.dropped + stderr.dropped > 0;
-  return { ...exit, stdout: stdout.text(), stderr: stderr.text(), truncated, droppedBytes };
+  const [out, err] = [stdout.finish(), stderr.finish()];
+  const droppedBytes = { stdout: out.dropped, stderr: err.dropped };
+  return { ...exit, stdout: out.text, stderr: err.text, truncated: out.dropped + err.dropped > 0, droppedBytes };
 }
 
 /** Starts a command and gives a handle of it. Throws as `exec`, where some of it comes with the first output. */
@@ -120,6 +120,11 @@ export async function spawn(
   const argv = toArgv(parseInput(fields.command, command, 'command'));
   const id = newProcessId();
   const user = given.user === undefined ? target.user : toUidGid(given.user);
+  if (stdin !== undefined && !isStdin(stdin)) {
+    throw new SandyardError('validation_failed', 'Invalid exec options: stdin: must be a text, bytes or a stream.', {
+      issues: [{ path: ['stdin'], message: 'must be a text, bytes or a stream' }],
+    });
+  }
   if (signal?.aborted === true) throw callerGaveUp(signal);
   const started = performance.now();
   // Not aborted half-way: what the engine has started by then could not be found again to be ended.
@@ -202,9 +207,13 @@ export class SandboxProcess implements AsyncDisposable {
    * runs on. When the command is ended while nobody reads, 4 MiB of what it has printed are kept. Throws what kept the
    * command from being started.
    */
-  async *output(): AsyncGenerator<ProcessOutput> {
+  output(): AsyncGenerator<ProcessOutput> {
     if (this.#reading) throw new SandyardError('wrong_state', 'The output of a process can be read only once.');
     this.#reading = true;
+    return this.#read();
+  }
+
+  async *#read(): AsyncGenerator<ProcessOutput> {
     let complete = false;
     try {
       for (;;) {
@@ -267,7 +276,8 @@ export class SandboxProcess implements AsyncDisposable {
     const watch = setInterval(() => this.#readIfNobodyDoes(), UNREAD_MS / 2);
     this.#readIfNobodyDoes();
     try {
-      await this.#signal('SIGTERM');
+      // Whatever keeps it from the chance to end by itself must not keep it from its end.
+      await this.#signal('SIGTERM').catch(() => {});
       await Promise.race([settled, sleep(KILL_GRACE_MS)]);
       await this.#signal('SIGKILL');
       await Promise.race([settled, sleep(SETTLE_MS)]);
@@ -389,29 +399,45 @@ export class SandboxProcess implements AsyncDisposable {
   }
 }
 
-/** Keeps the first `max` bytes and counts the rest. */
+/** Keeps the first `max` bytes, without a character that they end in the middle of, and counts the rest. */
 class BoundedText {
-  dropped = 0;
   readonly #max: number;
   readonly #chunks: Uint8Array[] = [];
-  #bytes = 0;
+  #kept = 0;
+  #total = 0;
 
   constructor(max: number) {
     this.#max = max;
   }
 
   add(data: Uint8Array): void {
-    const kept = data.subarray(0, this.#max - this.#bytes);
+    const kept = data.subarray(0, this.#max - this.#kept);
     if (kept.length > 0) this.#chunks.push(Buffer.from(kept));
-    this.#bytes += kept.length;
-    this.dropped += data.length - kept.length;
+    this.#kept += kept.length;
+    this.#total += data.length;
   }
 
-  text(): string {
+  finish(): { text: string; dropped: number } {
     const bytes = Buffer.concat(this.#chunks);
-    // A character that the bound cut in half is left out whole.
-    return new TextDecoder().decode(bytes, { stream: this.dropped > 0 });
+    const whole = this.#total > this.#kept ? bytes.subarray(0, wholeCharacters(bytes)) : bytes;
+    return { text: new TextDecoder().decode(whole), dropped: this.#total - whole.length };
   }
+}
+
+/** How many of the bytes are before a UTF-8 character that is cut off at their end (RFC 3629, section 3). */
+function wholeCharacters(bytes: Uint8Array): number {
+  for (let back = 1; back <= Math.min(3, bytes.length); back++) {
+    const byte = bytes.at(-back) ?? 0;
+    if ((byte & 0xc0) === 0x80) continue; // in the middle of a character
+    const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+    return length > back ? bytes.length - back : bytes.length;
+  }
+  return bytes.length;
+}
+
+function isStdin(stdin: unknown): stdin is Stdin {
+  if (typeof stdin === 'string' || stdin instanceof Uint8Array) return true;
+  return typeof stdin === 'object' && stdin !== null && Symbol.asyncIterator in stdin;
 }
 
 function callerGaveUp(signal: AbortSignal | undefined): SandyardError {

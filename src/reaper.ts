@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { schedule, validate, type ScheduledTask } from 'node-cron';
 
 import type { Engine } from './engine/engine.js';
@@ -5,6 +6,8 @@ import { isSandyardError, SandyardError } from './errors.js';
 import { judgeExpiry, type ExpiryReason, type ExpiryRules } from './expiry.js';
 import type { Log } from './log.js';
 import { ownedBy, toRecord, type LeaseStore, type SandboxRecord } from './record.js';
+
+const SECOND_LOOK_MS = 200;
 
 /** A sandbox that has expired. */
 export interface ReapedSandbox {
@@ -59,7 +62,11 @@ export class Reaper {
     leases.keepOnly(new Set(records.map(({ id }) => id)));
     const reaped: ReapedSandbox[] = [];
     for (const record of records) {
-      signal?.throwIfAborted();
+      if (signal?.aborted === true) {
+        throw new SandyardError('aborted', 'The caller gave up while expired sandboxes were removed.', {
+          cause: signal.reason,
+        });
+      }
       const found = await this.#reap(record, dryRun);
       if (found !== undefined) reaped.push(found);
     }
@@ -68,8 +75,9 @@ export class Reaper {
 
   async #reap(record: SandboxRecord, dryRun: boolean): Promise<ReapedSandbox | undefined> {
     const { engine, log, owner } = this.#parts;
+    let reason: ExpiryReason | undefined;
     try {
-      const reason = await this.#judge(record);
+      reason = await this.#judge(record);
       if (reason === undefined) return undefined;
       const fields = { sandbox: record.id, owner, reason, createdAt: record.createdAt };
       if (dryRun) {
@@ -82,7 +90,7 @@ export class Reaper {
     } catch (error) {
       if (isSandyardError(error, 'sandbox_not_found')) return undefined;
       log.warn({ sandbox: record.id, error }, 'could not remove an expired sandbox; will try again');
-      return undefined;
+      return reason && { id: record.id, reason, removed: false };
     }
   }
 
@@ -92,9 +100,16 @@ export class Reaper {
     const unknown = { busy: false, finishedAt: record.state === 'exited' ? new Date(0) : undefined };
     const likely = judgeExpiry({ ...record, ...leases.known(record), ...unknown }, rules, new Date());
     if (likely === undefined) return undefined;
-    const lease = await leases.read(record);
-    const { state, busy, finishedAt } = await engine.inspectContainer(record.name);
-    return judgeExpiry({ ...record, ...lease, state, busy, finishedAt }, rules, new Date());
+    let reason: ExpiryReason | undefined;
+    // Twice, because another manager may be writing the lease, and for a moment it isn't there to be read.
+    for (const waitMs of [0, SECOND_LOOK_MS]) {
+      await sleep(waitMs);
+      const lease = await leases.read(record);
+      const { state, busy, finishedAt } = await engine.inspectContainer(record.name);
+      reason = judgeExpiry({ ...record, ...lease, state, busy, finishedAt }, rules, new Date());
+      if (reason === undefined) return undefined;
+    }
+    return reason;
   }
 
   async #runScheduled(): Promise<void> {

@@ -78,7 +78,7 @@ const labelsSchema = z.object({
   [LABEL_OWNER]: z.string(),
   'sandyard.id': z.string(),
   'sandyard.created-at': z.coerce.date(),
-  'sandyard.max-lifetime': z.coerce.number(),
+  'sandyard.max-lifetime': z.string().regex(/^\d+$/).transform(Number),
   'sandyard.project': z.string().optional(),
   'sandyard.traits': z
     .string()

@@ -1,3 +1,4 @@
+import { posix } from 'node:path';
 import { z } from 'zod';
 
 import { SandyardError, type InputIssue } from './errors.js';
@@ -66,7 +67,7 @@ const argument = z
 const absolutePath = text(4096)
   .refine((value) => value.startsWith('/'), 'must be an absolute path')
   .refine((value) => !value.split('/').includes('..'), 'must not contain ".."')
-  .refine((value) => !/^\/+(proc|sys)(\/|$)/.test(value), 'must not be below /proc or /sys');
+  .refine((value) => !/^\/+(proc|sys)(\/|$)/.test(posix.normalize(value)), 'must not be below /proc or /sys');
 
 const sizeSchema = z
   .union([z.number(), z.string()])
@@ -130,10 +131,29 @@ const userSchema = z
   )
   .refine((value) => !value.split(':').includes('65532'), 'must not be 65532, which runs PID 1');
 
-const imageSchema = text(512).regex(
-  /^[a-z0-9]+([._:/-][A-Za-z0-9_.-]+)*(@sha256:[a-f0-9]{64})?$/,
-  'must be an image reference such as "ubuntu:24.04"',
-);
+const imageSchema = text(512).refine(isImageReference, 'must be an image reference such as "ubuntu:24.04"');
+
+const IMAGE_PATH = /^[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*$/;
+
+/**
+ * Docker's grammar of a reference: `[HOST[:PORT]/]PATH[:TAG][@sha256:DIGEST]`. Taken apart first, and matched by parts
+ * that can match in one way only: the time that it takes doesn't depend on what was sent.
+ */
+function isImageReference(reference: string): boolean {
+  const [name = '', digest = 'sha256:'.padEnd(71, '0'), ...more] = reference.split('@');
+  const colon = name.indexOf(':', name.lastIndexOf('/') + 1);
+  const tag = colon === -1 ? 'latest' : name.slice(colon + 1);
+  const [first = '', ...rest] = (colon === -1 ? name : name.slice(0, colon)).split('/');
+  const isHost = /^[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*(?::\d{1,5})?$/.test(first) && rest.length > 0;
+  const isTag = /^\w[\w.-]{0,127}$/.test(tag);
+  return (
+    more.length === 0 &&
+    isTag &&
+    /^sha256:[a-f0-9]{64}$/.test(digest) &&
+    (IMAGE_PATH.test(first) || isHost) &&
+    rest.every((part) => IMAGE_PATH.test(part))
+  );
+}
 
 function totalBytes(values: readonly string[]): number {
   return values.reduce((sum, value) => sum + Buffer.byteLength(value), 0);

@@ -1,3 +1,5 @@
+import * as http from 'node:http';
+import * as https from 'node:https';
 import type Docker from 'dockerode';
 
 import { SandyardError } from '../errors.js';
@@ -16,11 +18,15 @@ const OLDEST_API = '1.40';
 const NEWEST_API = '1.48';
 
 const CONNECT_DEADLINE_MS = 10_000;
+const KEEP_ALIVE = { keepAlive: true };
 
 export interface CallSettings extends CallOptions, CallSubject {
   /** How long the engine may take. */
   readonly deadlineMs: number;
-  /** Whether making the call twice is the same as making it once; then a stale connection is tried anew. */
+  /**
+   * Whether making the call twice is the same as making it once: then it is made again when its connection turns out to
+   * be dead. `false` when it can't be made again at all, not even where there was no connection.
+   */
   readonly idempotent?: boolean;
 }
 
@@ -48,6 +54,7 @@ export class EngineConnection {
       this.#connecting = undefined;
       throw error;
     });
+    this.#connecting.catch(() => {}); // told to those who wait, and there may be none left
     return withDeadline(() => this.#connecting as Promise<Connected>, {
       doing: 'connect',
       deadlineMs: CONNECT_DEADLINE_MS,
@@ -61,15 +68,17 @@ export class EngineConnection {
     try {
       return await withDeadline((signal) => run(docker, signal), settings);
     } catch (error) {
-      if (failedToConnect(error)) this.reset();
+      if (failedToConnect(error) || lostConnection(error)) this.reset();
       const again = failedToConnect(error) || (lostConnection(error) && settings.idempotent === true);
-      if (!again || settings.signal?.aborted === true) throw translateEngineError(error, settings);
+      if (!again || settings.idempotent === false || settings.signal?.aborted === true) {
+        throw translateEngineError(error, settings);
+      }
     }
     const { docker: anew } = await this.connected({ signal: settings.signal });
     try {
       return await withDeadline((signal) => run(anew, signal), settings);
     } catch (error) {
-      if (failedToConnect(error)) this.reset();
+      if (failedToConnect(error) || lostConnection(error)) this.reset();
       throw translateEngineError(error, settings);
     }
   }
@@ -131,19 +140,21 @@ export async function withDeadline<T>(
       );
     }, deadlineMs);
     signal?.addEventListener('abort', onAbort, { once: true });
-    run(controller.signal).then(
-      (value) => settle(() => resolve(value)),
-      (error: unknown) => settle(() => reject(error)),
-    );
+    Promise.resolve()
+      .then(() => run(controller.signal))
+      .then(
+        (value) => settle(() => resolve(value)),
+        (error: unknown) => settle(() => reject(error)),
+      );
   });
 }
 
-export function abortedError(signal: AbortSignal | undefined, doing: string): SandyardError {
+function abortedError(signal: AbortSignal | undefined, doing: string): SandyardError {
   return new SandyardError('aborted', `The caller gave up while we were about to ${doing}.`, { cause: signal?.reason });
 }
 
 async function negotiate(docker: Docker): Promise<string> {
-  let found: { ApiVersion: string; MinAPIVersion?: string };
+  let found: { ApiVersion?: unknown; MinAPIVersion?: string } | undefined;
   try {
     found = await withDeadline(() => docker.version(), {
       doing: 'tell its version',
@@ -151,6 +162,11 @@ async function negotiate(docker: Docker): Promise<string> {
     });
   } catch (error) {
     throw translateEngineError(error, { doing: 'tell its version' });
+  }
+  if (typeof found?.ApiVersion !== 'string') {
+    throw new SandyardError('engine_error', 'What answers at the address of the engine is not a Docker engine.', {
+      hint: 'Check DOCKER_HOST.',
+    });
   }
   if (compareVersions(found.ApiVersion, OLDEST_API) < 0) {
     throw new SandyardError('engine_error', `The engine speaks API ${found.ApiVersion}; ${OLDEST_API} is the least.`, {
@@ -174,11 +190,15 @@ export function compareVersions(a: string, b: string): number {
  */
 function toClientOptions(address: EngineAddress): Docker.DockerOptions {
   const none = { ca: undefined, cert: undefined, key: undefined, timeout: undefined, pathPrefix: undefined };
+  // Of this client's own: the connections that are kept in Node's are dead after a restart of the engine, one by one.
+  const agent =
+    address.kind === 'tcp' && address.tls !== undefined ? new https.Agent(KEEP_ALIVE) : new http.Agent(KEEP_ALIVE);
   const options =
     address.kind === 'unix'
-      ? { ...none, socketPath: address.socketPath, host: undefined, port: undefined, protocol: 'http' }
+      ? { ...none, agent, socketPath: address.socketPath, host: undefined, port: undefined, protocol: 'http' }
       : {
           ...none,
+          agent,
           socketPath: undefined,
           host: address.host,
           port: address.port,

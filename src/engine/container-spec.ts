@@ -99,11 +99,14 @@ export function verifyApplied(spec: ContainerSpec, found: Docker.ContainerInspec
     ['Privileged', false, host.Privileged ?? false],
     ['CapDrop', 'ALL', host.CapDrop?.join() ?? ''],
     ['CapAdd', '', host.CapAdd?.join() ?? ''],
-    ['SecurityOpt', true, host.SecurityOpt?.some((option: string) => option.startsWith('no-new-privileges')) ?? false],
+    ['SecurityOpt', true, isHardened(host.SecurityOpt ?? [])],
     ['Binds', 0, (host.Binds?.length ?? 0) + (found.Mounts ?? []).filter((mount) => mount.Type === 'bind').length],
     ['NetworkMode', asked.NetworkMode, host.NetworkMode],
     ['PidMode', '', host.PidMode ?? ''],
     ['IpcMode', 'private', host.IpcMode],
+    ['CgroupnsMode', 'private', (host as { CgroupnsMode?: string }).CgroupnsMode],
+    ['MaskedPaths', MASKED_PATHS.join(), host.MaskedPaths?.join()],
+    ['Ulimits', describeUlimits(asked.Ulimits), describeUlimits(host.Ulimits)],
     ['LogConfig', 'none', host.LogConfig?.Type],
     ['Memory', asked.Memory, host.Memory],
     ['MemorySwap', asked.MemorySwap, host.MemorySwap],
@@ -116,4 +119,18 @@ export function verifyApplied(spec: ContainerSpec, found: Docker.ContainerInspec
   throw new SandyardError('engine_error', `The engine did not apply what was asked for (${list.join('; ')}).`, {
     hint: 'The engine or its kernel lacks a feature that Sandyard depends on; `docker info` lists warnings about it.',
   });
+}
+
+function describeUlimits(ulimits: Docker.HostConfig['Ulimits']): string {
+  const limits = (ulimits ?? []) as { Name: string; Soft: number; Hard: number }[];
+  return limits
+    .map(({ Name, Soft, Hard }) => `${Name}=${Soft}:${Hard}`)
+    .toSorted()
+    .join();
+}
+
+/** An engine may add options of its own; none of them may take away what was asked for. */
+function isHardened(options: readonly string[]): boolean {
+  const loosened = options.some((option) => /[:=](false|unconfined|disable)$/.test(option));
+  return !loosened && options.some((option) => /^no-new-privileges([:=]true)?$/.test(option));
 }

@@ -16,7 +16,7 @@ export interface EngineTls {
 }
 
 /** A place where no engine answered, and what was found there instead. */
-export interface EngineAttempt {
+interface EngineAttempt {
   readonly where: string;
   readonly problem: 'absent' | 'permission' | 'refused' | 'timeout' | 'unusable';
   readonly detail: string;

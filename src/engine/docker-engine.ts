@@ -179,7 +179,7 @@ export class DockerEngine implements Engine {
   }
 
   async putArchive(reference: string, tar: Readable, options: CallOptions = {}): Promise<void> {
-    const settings = { doing: 'write to', container: reference, deadlineMs: DEADLINES.archive };
+    const settings = { doing: 'write to', container: reference, deadlineMs: DEADLINES.archive, idempotent: false };
     await this.#connection.call({ ...settings, ...options }, (docker, abortSignal) =>
       docker.getContainer(reference).putArchive(tar, { path: '/', abortSignal }),
     );

@@ -1,0 +1,236 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+
+import {
+  exampleEnvironment,
+  isLoopback,
+  readConfig,
+  readEngineEnvironment,
+  readManagerDefaults,
+} from '../../src/config.js';
+import { SandyardError } from '../../src/errors.js';
+
+const MIB = 1024 ** 2;
+const HOUR = 3_600_000;
+const TOKEN = 'correct-horse-battery';
+
+const directory = mkdtempSync(join(tmpdir(), 'sandyard-config-'));
+afterAll(() => rmSync(directory, { recursive: true }));
+
+function tokenFile(name: string, content: string): string {
+  const path = join(directory, name);
+  writeFileSync(path, content);
+  return path;
+}
+
+describe('readConfig', () => {
+  it('needs no variable', () => {
+    expect(readConfig({})).toEqual({
+      host: '127.0.0.1',
+      port: 8888,
+      token: undefined,
+      allowedHosts: [],
+      owner: 'default',
+      image: 'sandyard-sandbox:latest',
+      limits: {
+        memoryBytes: 1024 * MIB,
+        maxMemoryBytes: 8192 * MIB,
+        cpus: 1,
+        maxCpus: 8,
+        pids: 256,
+        maxPids: 4096,
+        nofile: 4096,
+        maxNofile: 65_536,
+        ttlMs: HOUR,
+        maxLifetimeMs: 24 * HOUR,
+        stoppedRetentionMs: 24 * HOUR,
+        execTimeoutMs: 300_000,
+      },
+      reaper: { schedule: '*/30 * * * * *', dryRun: false },
+      maxUploadBytes: 2048 * MIB,
+      logLevel: 'info',
+      warnings: [],
+    });
+  });
+
+  it.each<[name: string, value: string, path: string, expected: unknown]>([
+    ['HOST', '::1', 'host', '::1'],
+    ['PORT', '0', 'port', 0],
+    ['SANDBOX_TOKEN', TOKEN, 'token', TOKEN],
+    ['SANDBOX_ALLOWED_HOSTS', 'a.example, ,b.example:80', 'allowedHosts', ['a.example', 'b.example:80']],
+    ['SANDBOX_OWNER', 'team-1', 'owner', 'team-1'],
+    ['SANDBOX_IMAGE', 'ubuntu:24.04', 'image', 'ubuntu:24.04'],
+    ['SANDBOX_MEMORY', '64m', 'limits.memoryBytes', 64 * MIB],
+    ['SANDBOX_MAX_MEMORY', '2g', 'limits.maxMemoryBytes', 2048 * MIB],
+    ['SANDBOX_CPUS', '0.5', 'limits.cpus', 0.5],
+    ['SANDBOX_MAX_CPUS', '2', 'limits.maxCpus', 2],
+    ['SANDBOX_PIDS', '8', 'limits.pids', 8],
+    ['SANDBOX_MAX_PIDS', '512', 'limits.maxPids', 512],
+    ['SANDBOX_NOFILE', '64', 'limits.nofile', 64],
+    ['SANDBOX_MAX_NOFILE', '8192', 'limits.maxNofile', 8192],
+    ['SANDBOX_TTL', '90s', 'limits.ttlMs', 90_000],
+    ['SANDBOX_MAX_LIFETIME', '2h', 'limits.maxLifetimeMs', 2 * HOUR],
+    ['SANDBOX_STOPPED_RETENTION', '1d', 'limits.stoppedRetentionMs', 24 * HOUR],
+    ['SANDBOX_REAPER_SCHEDULE', '* * * * *', 'reaper.schedule', '* * * * *'],
+    ['SANDBOX_REAPER_DRY_RUN', 'true', 'reaper.dryRun', true],
+    ['SANDBOX_EXEC_TIMEOUT', '1s', 'limits.execTimeoutMs', 1000],
+    ['SANDBOX_MAX_UPLOAD', '32m', 'maxUploadBytes', 32 * MIB],
+    ['SANDBOX_LOG_LEVEL', 'trace', 'logLevel', 'trace'],
+  ])('reads %s=%s', (name, value, path, expected) => {
+    expect(readConfig({ [name]: value })).toHaveProperty(path, expected);
+  });
+
+  it('takes an empty variable for one that is not set', () => {
+    expect(readConfig({ PORT: '', SANDBOX_TOKEN: '', SANDBOX_MEMORY: '' })).toEqual(readConfig({}));
+  });
+
+  it.each([
+    ['PORT', 'http'],
+    ['PORT', '65536'],
+    ['PORT', '-1'],
+    ['PORT', '80.5'],
+    ['SANDBOX_TOKEN', 'short'],
+    ['SANDBOX_OWNER', 'Me & you'],
+    ['SANDBOX_IMAGE', 'not an image'],
+    ['SANDBOX_MEMORY', 'lots'],
+    ['SANDBOX_MEMORY', '1m'],
+    ['SANDBOX_CPUS', '-1'],
+    ['SANDBOX_CPUS', '0'],
+    ['SANDBOX_PIDS', '7'],
+    ['SANDBOX_NOFILE', '63'],
+    ['SANDBOX_TTL', '3600'],
+    ['SANDBOX_TTL', '999ms'],
+    ['SANDBOX_MAX_LIFETIME', 'forever'],
+    ['SANDBOX_REAPER_DRY_RUN', 'yes'],
+    ['SANDBOX_EXEC_TIMEOUT', '0s'],
+    ['SANDBOX_MAX_UPLOAD', 'none'],
+    ['SANDBOX_LOG_LEVEL', 'loud'],
+  ])('refuses %s=%s by name', (name, value) => {
+    const error = thrownBy(() => readConfig({ [name]: value }));
+    expect(error).toMatchObject({ code: 'config_invalid' });
+    expect(error.message).toContain(name);
+    expect(error.hint).toContain('.env.example');
+  });
+
+  it('never tells the token, not even a bad one', () => {
+    const { message, hint } = thrownBy(() => readConfig({ SANDBOX_TOKEN: 'hunter2-hunter2' }));
+    expect(`${message} ${hint}`).not.toContain('hunter2');
+  });
+
+  it.each([
+    ['SANDBOX_MEMORY', '9g', 'SANDBOX_MAX_MEMORY'],
+    ['SANDBOX_CPUS', '9', 'SANDBOX_MAX_CPUS'],
+    ['SANDBOX_PIDS', '4097', 'SANDBOX_MAX_PIDS'],
+    ['SANDBOX_NOFILE', '65537', 'SANDBOX_MAX_NOFILE'],
+    ['SANDBOX_TTL', '25h', 'SANDBOX_MAX_LIFETIME'],
+  ])('refuses %s=%s, above the ceiling %s', (name, value, ceiling) => {
+    const error = thrownBy(() => readConfig({ [name]: value }));
+    expect(error).toMatchObject({ code: 'config_invalid' });
+    expect(error.message).toContain(name);
+    expect(error.message).toContain(ceiling);
+  });
+
+  it('warns of a variable that it does not know, and of no other program’s', () => {
+    const { warnings } = readConfig({ SANDBOX_MEMROY: '2g', SANDBOXED: '1', PATH: '/bin' });
+    expect(warnings).toEqual([expect.stringContaining('SANDBOX_MEMROY')]);
+  });
+
+  describe('with an address that others can reach', () => {
+    it.each(['0.0.0.0', '::', '192.0.2.1', 'example.org', '127.0.0.1.example.org'])(
+      'refuses %s without a token',
+      (HOST) => {
+        const error = thrownBy(() => readConfig({ HOST }));
+        expect(error).toMatchObject({ code: 'config_invalid' });
+        expect(error.message).toContain(HOST);
+        expect(error.hint).toContain('SANDBOX_TOKEN');
+      },
+    );
+
+    it('takes it with a token', () => {
+      expect(readConfig({ HOST: '0.0.0.0', SANDBOX_TOKEN: TOKEN })).toMatchObject({ host: '0.0.0.0', token: TOKEN });
+    });
+
+    it('takes it with a token in a file', () => {
+      const SANDBOX_TOKEN_FILE = tokenFile('good', `${TOKEN}\n`);
+      expect(readConfig({ HOST: '0.0.0.0', SANDBOX_TOKEN_FILE })).toMatchObject({ token: TOKEN });
+    });
+  });
+
+  it.each([
+    ['is missing', () => join(directory, 'none')],
+    ['is empty', () => tokenFile('empty', '\n')],
+    ['is too short', () => tokenFile('short', 'hunter2')],
+  ])('refuses a token file that %s', (_, make) => {
+    const SANDBOX_TOKEN_FILE = make();
+    const error = thrownBy(() => readConfig({ SANDBOX_TOKEN_FILE }));
+    expect(error).toMatchObject({ code: 'config_invalid' });
+    expect(error.message).toContain(`SANDBOX_TOKEN_FILE is ${SANDBOX_TOKEN_FILE}`);
+    expect(error.message).not.toContain('hunter2');
+  });
+});
+
+describe('isLoopback', () => {
+  it.each([
+    ['127.0.0.1', true],
+    ['127.8.8.8', true],
+    ['localhost', true],
+    ['::1', true],
+    ['[::1]', true],
+    ['0.0.0.0', false],
+    ['::', false],
+    ['10.0.0.1', false],
+    ['localhost.example.org', false],
+    ['127.0.0.1.example.org', false],
+  ])('%s: %s', (host, expected) => {
+    expect(isLoopback(host)).toBe(expected);
+  });
+});
+
+describe('readManagerDefaults', () => {
+  it('reads image, owner and limits', () => {
+    const defaults = readManagerDefaults({ SANDBOX_IMAGE: 'x', SANDBOX_OWNER: 'me', SANDBOX_TTL: '2m' });
+    expect(defaults).toMatchObject({ image: 'x', owner: 'me', limits: { ttlMs: 120_000 } });
+  });
+
+  it('refuses what it reads by name', () => {
+    expect(thrownBy(() => readManagerDefaults({ SANDBOX_TTL: 'x' })).message).toContain('SANDBOX_TTL');
+  });
+
+  it.each([
+    ['PORT', '/run/some.sock'],
+    ['SANDBOX_TOKEN', 'short'],
+    ['SANDBOX_LOG_LEVEL', 'loud'],
+  ])("doesn't mind %s=%s, which is the service's or another program's", (name, value) => {
+    expect(() => readManagerDefaults({ [name]: value })).not.toThrow();
+  });
+});
+
+it("reads Docker's own variables for the engine, and no more", () => {
+  const env = { DOCKER_HOST: 'unix:///x', DOCKER_TLS_VERIFY: '1', DOCKER_CERT_PATH: '/certs', HOME: '/root' };
+  expect(readEngineEnvironment({ ...env, SECRET: 'x' })).toEqual({ ...env, XDG_RUNTIME_DIR: undefined });
+});
+
+describe('.env.example', () => {
+  it('is what the table of variables says', async () => {
+    await expect(exampleEnvironment()).toMatchFileSnapshot('../../.env.example');
+  });
+
+  it('gives defaults that stand', () => {
+    const lines = exampleEnvironment().matchAll(/^#([A-Z_]+)=(.*)$/gm);
+    const env = Object.fromEntries([...lines].map(([, name, value]) => [name, value]));
+    expect(Object.keys(env)).toContain('SANDBOX_MEMORY');
+    expect(readConfig(env)).toEqual(readConfig({}));
+  });
+});
+
+function thrownBy(act: () => unknown): SandyardError {
+  try {
+    act();
+  } catch (error) {
+    if (error instanceof SandyardError) return error;
+    throw error;
+  }
+  throw new Error('Nothing was thrown.');
+}

@@ -1,0 +1,444 @@
+import { afterEach, describe, expect, it, vi } from 'vitest';
+
+import type { ContainerSpec } from '../../src/engine/engine.js';
+import { SandyardError } from '../../src/errors.js';
+import type { Log } from '../../src/log.js';
+import { SandboxManager, type ManagerOptions } from '../../src/manager.js';
+import { FakeEngine, type EngineMethod } from '../fixtures/fake-engine.js';
+
+const MIB = 1024 ** 2;
+const HOUR = 3_600_000;
+
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+function setUp(options: ManagerOptions = {}) {
+  const engine = new FakeEngine();
+  const log = { debug: vi.fn(), info: vi.fn(), warn: vi.fn(), error: vi.fn() } satisfies Log;
+  const manager = new SandboxManager({ engine, log, owner: 'me', reaper: false, ...options });
+  return { engine, log, manager };
+}
+
+const specOf = (engine: FakeEngine) => [...engine.containers.values()].at(-1)?.spec;
+const gone = new SandyardError('engine_unavailable', 'Gone.');
+
+describe('create', () => {
+  it('makes a running container by defaults', async () => {
+    const { engine, manager } = setUp();
+    const sandbox = await manager.create();
+    expect(sandbox.id).toMatch(/^[a-z0-9]{12}$/);
+    expect(specOf(engine)).toMatchObject({
+      name: `sandyard-${sandbox.id}`,
+      image: 'sandyard-sandbox:latest',
+      memoryBytes: 1024 * MIB,
+      cpus: 1,
+      pids: 256,
+      nofile: 4096,
+      network: 'none',
+      workdir: '/workspace',
+      hostname: sandbox.id,
+      env: ['HOME=/home/sandbox'],
+    });
+    expect(engine.containers.get(`sandyard-${sandbox.id}`)?.state).toBe('running');
+  });
+
+  it('makes what was asked for, and tells it back', async () => {
+    const { engine, manager } = setUp();
+    engine.images.set('ubuntu:24.04', {});
+    const sandbox = await manager.create({
+      projectName: 'My project',
+      image: 'ubuntu:24.04',
+      memoryLimit: '512m',
+      cpuLimit: '0.5',
+      pidsLimit: 64,
+      nofileLimit: 1024,
+      env: { A: 'b' },
+      network: 'bridge',
+      ttlMs: 60_000,
+      idleTimeoutMs: 5000,
+      metadata: { task: '7' },
+      labels: { 'com.example.team': 'x' },
+      workdir: '/srv/app',
+      user: '1234',
+    });
+    expect(specOf(engine)).toMatchObject({
+      env: ['HOME=/home/sandbox', 'A=b'],
+      labels: { 'com.example.team': 'x', 'sandyard.owner': 'me', 'sandyard.managed': '1' },
+    });
+    const info = await sandbox.inspect();
+    expect(info).toMatchObject({
+      id: sandbox.id,
+      name: `sandyard-${sandbox.id}`,
+      projectName: 'My project',
+      state: 'running',
+      image: 'ubuntu:24.04',
+      owner: 'me',
+      limits: { memoryBytes: 512 * MIB, cpus: 0.5, pids: 64, nofile: 1024 },
+      network: 'bridge',
+      ttlMs: 60_000,
+      idleTimeoutMs: 5000,
+      metadata: { task: '7' },
+      workdir: '/srv/app',
+      user: '1234',
+      finishedAt: null,
+      exitCode: null,
+    });
+    expect(info.startedAt).toBeInstanceOf(Date);
+    expect(info.expiresAt.getTime() - info.createdAt.getTime()).toBe(60_000);
+    expect(info).not.toHaveProperty('maxLifetimeMs');
+  });
+
+  it.each<[object, image: Record<string, string>, directories: Record<string, number>]>([
+    [{}, { 'sandyard.image': '1' }, {}],
+    [{}, {}, { '/workspace': 1000, '/home/sandbox': 1000 }],
+    [{ user: '1234:5678' }, { 'sandyard.image': '1' }, { '/workspace': 1234, '/home/sandbox': 1234 }],
+    [
+      { workdir: '/workspace/a/b' },
+      { 'sandyard.image': '1' },
+      { '/workspace': 1000, '/workspace/a': 1000, '/workspace/a/b': 1000 },
+    ],
+    [{ workdir: '/srv' }, { 'sandyard.image': '1' }, { '/srv': 1000 }],
+    [{ workdir: '/usr/share' }, { 'sandyard.image': '1' }, {}],
+    [{ workdir: '/workspaces' }, { 'sandyard.image': '1' }, {}],
+  ])('with %j on an image with %j makes %j', async (options, image, owners) => {
+    const { engine, manager } = setUp();
+    engine.images.set('x', image);
+    const { id } = await manager.create({ ...options, image: 'x' });
+    const made = engine.containers.get(`sandyard-${id}`)?.directories ?? new Map();
+    expect(Object.fromEntries([...made].map(([path, { uid }]) => [path, uid]))).toEqual(owners);
+  });
+
+  it.each([
+    [{ memoryLimit: '9g' }, 'memoryLimit', '8g'],
+    [{ cpuLimit: 9 }, 'cpuLimit', '8'],
+    [{ pidsLimit: 5000 }, 'pidsLimit', '4096'],
+    [{ nofileLimit: 70_000 }, 'nofileLimit', '65536'],
+    [{ ttlMs: 25 * HOUR }, 'ttlMs', String(24 * HOUR)],
+  ])('refuses %j, naming the ceiling', async (options, field, ceiling) => {
+    const { engine, manager } = setUp();
+    const error: SandyardError = (await manager
+      .create(options)
+      .catch((error: unknown) => error as SandyardError)) as never;
+    expect(error).toMatchObject({ code: 'limit_exceeded', issues: [{ path: [field] }] });
+    expect(error.message).toContain(ceiling);
+    expect(engine.calls).toEqual([]);
+  });
+
+  it('names every ceiling that is exceeded', async () => {
+    const { manager } = setUp();
+    const error = await manager.create({ memoryLimit: '9g', cpuLimit: 9 }).catch((error: unknown) => error);
+    expect(error).toMatchObject({ issues: [{ path: ['memoryLimit'] }, { path: ['cpuLimit'] }] });
+  });
+
+  it('keeps to ceilings of its own that are below the defaults', async () => {
+    const { engine, manager } = setUp({ limits: { maxMemoryBytes: 64 * MIB, maxLifetimeMs: 60_000 } });
+    const info = await (await manager.create()).inspect();
+    expect(specOf(engine)?.memoryBytes).toBe(64 * MIB);
+    expect(info.ttlMs).toBe(60_000);
+  });
+
+  it.each([{ memoryLimit: 'x' }, { user: 'root' }, { privileged: true }, { labels: { 'sandyard.owner': 'you' } }])(
+    'refuses %j',
+    async (options) => {
+      const { engine, manager } = setUp();
+      await expect(manager.create(options as object)).rejects.toMatchObject({ code: 'validation_failed' });
+      expect(engine.calls).toEqual([]);
+    },
+  );
+
+  it('tells of an image that the engine does not have', async () => {
+    const { engine, manager } = setUp();
+    await expect(manager.create({ image: 'nope' })).rejects.toMatchObject({ code: 'image_not_found' });
+    expect(engine.containers.size).toBe(0);
+  });
+});
+
+describe('create as a transaction', () => {
+  const steps = ['inspectImage', 'createContainer', 'putArchive', 'startContainer', 'verifyContainer'] as const;
+  const lastly = [...steps, 'inspectContainer'] as const;
+  /** An image without a home, so that no step is left out. */
+  const bare = () => {
+    const made = setUp();
+    made.engine.images.set('bare', {});
+    return { ...made, create: (signal?: AbortSignal) => made.manager.create({ image: 'bare' }, signal && { signal }) };
+  };
+
+  it('has all these steps', async () => {
+    const { engine, create } = bare();
+    await create();
+    expect(new Set(engine.calls.map(({ method }) => method))).toEqual(new Set<EngineMethod>(lastly));
+  });
+
+  describe.each(['before', 'after'] as const)('when %s', (when) => {
+    it.each(lastly)('%s fails, leaves nothing and tells the failure', async (step) => {
+      const { engine, create } = bare();
+      engine[when][step] = () => {
+        throw gone;
+      };
+      await expect(create()).rejects.toBe(gone);
+      expect(engine.containers.size).toBe(0);
+    });
+
+    it.each(steps)('%s its caller gives up, leaves nothing', async (step) => {
+      const { engine, create } = bare();
+      const caller = new AbortController();
+      engine[when][step] = () => caller.abort(new Error('changed my mind'));
+      await expect(create(caller.signal)).rejects.toMatchObject({ code: 'aborted' });
+      expect(engine.containers.size).toBe(0);
+    });
+  });
+
+  it('tells its own failure when that of the removal follows, which is logged', async () => {
+    const { engine, log, create } = bare();
+    engine.before.startContainer = () => {
+      throw gone;
+    };
+    engine.before.removeContainer = () => {
+      throw new SandyardError('engine_timeout', 'Too slow.');
+    };
+    await expect(create()).rejects.toBe(gone);
+    expect(log.error).toHaveBeenCalledOnce();
+  });
+
+  it('leaves nothing when the manager is closed meanwhile', async () => {
+    const { engine, manager, create } = bare();
+    engine.before.startContainer = () => manager.close();
+    const created = await create().catch((error: unknown) => error);
+    expect(created).toMatchObject({ code: 'manager_closed' });
+    expect(engine.containers.size).toBe(0);
+  });
+
+  it('does not remove the container that has its name', async () => {
+    const { engine, create } = bare();
+    engine.before.createContainer = ({ name }: ContainerSpec) => engine.plant({ name, labels: {} });
+    await expect(create()).rejects.toMatchObject({ code: 'name_conflict' });
+    expect(engine.containers.size).toBe(1);
+  });
+});
+
+describe("others' containers", () => {
+  const planted = async () => {
+    const engine = new FakeEngine();
+    const you = new SandboxManager({ engine, owner: 'you', reaper: false });
+    const { id } = await you.create({ ttlMs: 1000 });
+    engine.plant({ name: 'postgres', labels: {} });
+    engine.plant({ name: 'sandyard-unlabelled', labels: {} });
+    const manager = new SandboxManager({ engine, owner: 'me', reaper: false });
+    return { engine, manager, id };
+  };
+
+  it('are not found by any verb', async () => {
+    const { engine, manager, id } = await planted();
+    const verbs = [
+      (id: string) => manager.get(id),
+      (id: string) => manager.inspect(id),
+      (id: string) => manager.start(id),
+      (id: string) => manager.stop(id),
+      (id: string) => manager.renew(id),
+      (id: string) => manager.stats(id),
+      (id: string) => manager.exec(id, ['true']),
+      (id: string) => manager.destroy(id),
+      (id: string) => manager.copyTo(id, { hostPath: '/etc/hostname', sandboxPath: '/workspace/x' }),
+      (id: string) => manager.copyFrom(id, { hostPath: '/nowhere', sandboxPath: '/workspace/x' }),
+    ];
+    const touched: EngineMethod[] = [];
+    for (const verb of verbs) {
+      for (const name of [id, 'postgres', 'unlabelled', 'none', '../x', '', 'a'.repeat(200), `${id}\n`]) {
+        const before = engine.calls.length;
+        await expect(verb(name)).rejects.toMatchObject({ code: 'sandbox_not_found' });
+        touched.push(...engine.calls.slice(before).map(({ method }) => method));
+      }
+    }
+    expect(new Set(touched)).toEqual(new Set(['inspectContainer']));
+    expect(engine.containers.size).toBe(3);
+  });
+
+  it('are neither listed nor reaped', async () => {
+    const { engine, manager } = await planted();
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 48 * HOUR });
+    expect(await manager.list()).toEqual({ sandboxes: [], cursor: null });
+    expect(await manager.reap()).toEqual([]);
+    expect(engine.containers.size).toBe(3);
+  });
+});
+
+describe('get', () => {
+  it('gives a handle of the same sandbox, to any manager of the owner', async () => {
+    const { engine, manager } = setUp();
+    const { id } = await manager.create({ metadata: { a: 'b' } });
+    const other = new SandboxManager({ engine, owner: 'me', reaper: false });
+    expect((await other.get(id)).id).toBe(id);
+    expect(await other.inspect(id)).toEqual(await manager.inspect(id));
+  });
+
+  it('does not take an engine that fails for a sandbox that is missing', async () => {
+    const { engine, manager } = setUp();
+    engine.before.inspectContainer = () => {
+      throw gone;
+    };
+    await expect(manager.get('abc')).rejects.toBe(gone);
+  });
+});
+
+describe('list', () => {
+  async function five() {
+    const made = setUp();
+    vi.useFakeTimers({ toFake: ['Date'] });
+    const ids = [];
+    for (let n = 0; n < 5; n++) {
+      vi.setSystemTime(Date.parse('2026-01-01T00:00:00Z') + Math.floor(n / 2) * 1000);
+      ids.push((await made.manager.create({ projectName: n % 2 === 0 ? 'even' : 'odd' })).id);
+    }
+    return { ...made, ids };
+  }
+
+  it('has the newest first', async () => {
+    const { manager, ids } = await five();
+    const { sandboxes, cursor } = await manager.list();
+    expect(sandboxes[0]?.id).toBe(ids[4]);
+    expect(new Set(sandboxes.map(({ id }) => id))).toEqual(new Set(ids));
+    expect(cursor).toBeNull();
+  });
+
+  it.each([1, 2, 3, 4, 5, 6])('comes %d at a time, each once', async (limit) => {
+    const { manager, ids } = await five();
+    const seen: string[] = [];
+    let cursor: string | undefined;
+    do {
+      const page = await manager.list({ limit, ...(cursor && { cursor }) });
+      expect(page.sandboxes.length).toBeLessThanOrEqual(limit);
+      seen.push(...page.sandboxes.map(({ id }) => id));
+      cursor = page.cursor ?? undefined;
+    } while (cursor !== undefined);
+    expect(seen.toSorted()).toEqual(ids.toSorted());
+  });
+
+  it('goes on where it ended though sandboxes come and go', async () => {
+    const { manager, ids } = await five();
+    const first = await manager.list({ limit: 2 });
+    await manager.destroy(first.sandboxes[1]?.id ?? '');
+    await manager.create();
+    const rest = await manager.list({ cursor: first.cursor ?? '' });
+    const seen = [...first.sandboxes, ...rest.sandboxes].map(({ id }) => id);
+    expect(seen.toSorted()).toEqual(ids.toSorted());
+  });
+
+  it('can be by state and by project', async () => {
+    const { manager, ids } = await five();
+    await manager.stop(ids[0] ?? '');
+    expect((await manager.list({ state: 'exited' })).sandboxes.map(({ id }) => id)).toEqual([ids[0]]);
+    expect((await manager.list({ projectName: 'odd' })).sandboxes).toHaveLength(2);
+    expect((await manager.list({ projectName: 'even', state: 'running' })).sandboxes).toHaveLength(2);
+    expect((await manager.list({ projectName: 'none' })).sandboxes).toEqual([]);
+  });
+
+  it.each([{ limit: 0 }, { state: 'dead' }, { cursor: 'x' }, { cursor: '' }, { colour: 'red' }])(
+    'refuses %j',
+    async (options) => {
+      const { manager } = setUp();
+      await expect(manager.list(options as object)).rejects.toMatchObject({ code: 'validation_failed' });
+    },
+  );
+
+  it('asks the engine once, however many there are', async () => {
+    const { engine, manager } = await five();
+    engine.calls.length = 0;
+    await manager.list();
+    expect(engine.calls).toHaveLength(1);
+  });
+});
+
+describe('open', () => {
+  it('finds the engine, and removes what has expired', async () => {
+    const { engine, manager } = setUp();
+    await manager.create({ ttlMs: 1000 });
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 2000 });
+    await manager.open();
+    expect(engine.count('info')).toBe(1);
+    expect(engine.containers.size).toBe(0);
+  });
+
+  it('fails without an engine, and works when there is one', async () => {
+    const { engine, manager } = setUp();
+    engine.before.info = () => {
+      throw gone;
+    };
+    await expect(manager.open()).rejects.toBe(gone);
+    engine.before = {};
+    await manager.open();
+  });
+
+  it('refuses a schedule that is none', async () => {
+    const { manager } = setUp({ reaper: { schedule: 'often' } });
+    await expect(manager.open()).rejects.toMatchObject({ code: 'config_invalid' });
+  });
+
+  it('starts nothing when the manager is closed meanwhile', async () => {
+    vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout'] });
+    const { engine, manager } = setUp({ reaper: { schedule: '* * * * * *' } });
+    engine.before.info = () => manager.close();
+    await manager.open().catch(() => {});
+    const runs = engine.count('listContainers');
+    await vi.advanceTimersByTimeAsync(5000);
+    expect(engine.count('listContainers')).toBe(runs);
+  });
+});
+
+describe('hasImage', () => {
+  it('says whether the default image is there', async () => {
+    const { engine, manager } = setUp();
+    expect(await manager.hasImage()).toBe(true);
+    engine.images.clear();
+    expect(await manager.hasImage()).toBe(false);
+    engine.before.inspectImage = () => {
+      throw gone;
+    };
+    await expect(manager.hasImage()).rejects.toBe(gone);
+  });
+});
+
+describe('close', () => {
+  it('ends the commands and leaves the sandboxes', async () => {
+    const { engine, manager } = setUp();
+    const [first, second] = [await manager.create(), await manager.create()];
+    const process = await first.spawn(['sleep', 'infinity']);
+    const result = second.exec(['sleep', 'infinity']);
+    await vi.waitFor(() => expect(engine.running).toBe(2));
+    await manager.close();
+    expect(engine.running).toBe(0);
+    expect(await process.wait()).toMatchObject({ outcome: 'killed' });
+    expect(await result).toMatchObject({ outcome: 'killed' });
+    expect([...engine.containers.values()].map(({ state }) => state)).toEqual(['running', 'running']);
+    expect(engine.closed).toBe(1);
+  });
+
+  it('may be asked for twice at once', async () => {
+    const { manager } = setUp();
+    await manager.open();
+    await Promise.all([manager.close(), manager.close()]);
+    await manager[Symbol.asyncDispose]();
+  });
+
+  it('is the end of it', async () => {
+    const { engine, manager } = setUp();
+    const { id } = await manager.create();
+    await manager.close();
+    const calls = engine.calls.length;
+    for (const call of [
+      () => manager.open(),
+      () => manager.create(),
+      () => manager.get(id),
+      () => manager.list(),
+      () => manager.reap(),
+      () => manager.exec(id, ['true']),
+    ]) {
+      await expect(call()).rejects.toMatchObject({ code: 'manager_closed' });
+    }
+    expect(engine.calls).toHaveLength(calls);
+  });
+});
+
+it('makes no call before it is asked to', () => {
+  expect(setUp({ reaper: {} }).engine.calls).toEqual([]);
+});
