@@ -12,6 +12,8 @@ const KILL_GRACE_MS = 2000;
 const SETTLE_MS = 5000;
 /** How long output may lie unread when the command is to end. */
 const UNREAD_MS = 200;
+/** What Node's timers can wait for at the most: 24 days. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
 /** How much of it is kept for who reads it then. */
 const REST_MAX_BYTES = 4 * 1024 * 1024;
 const DEFAULT_MAX_OUTPUT_BYTES = 1024 * 1024;
@@ -34,7 +36,10 @@ export interface SpawnOptions {
   readonly env?: Readonly<Record<string, string>> | undefined;
   /** `sandbox` or a numeric `uid` or `uid:gid`, never root. Default: the sandbox's `user`. */
   readonly user?: string | undefined;
-  /** Ends the command and all it started after this many milliseconds. Default: the manager's `execTimeoutMs`. */
+  /**
+   * Ends the command and all it started after this many milliseconds. Default: the manager's `execTimeoutMs` for `exec`,
+   * none for `spawn`.
+   */
   readonly timeoutMs?: number | undefined;
   /** Default: none, the command reads an end of file. */
   readonly stdin?: Stdin | undefined;
@@ -85,7 +90,8 @@ export interface ProcessTarget {
   /** A uid and gid. */
   readonly user: string;
   readonly workdir: string;
-  readonly timeoutMs: number;
+  /** How long an `exec` may take. */
+  readonly execTimeoutMs: number;
   /** Where each process is kept while it runs. */
   readonly processes: Set<SandboxProcess>;
   /** Called when a process starts and when it ends. */
@@ -98,8 +104,8 @@ export interface ProcessTarget {
  * `engine_unavailable`; and `aborted` by `signal`, or what `stdin` failed with.
  */
 export async function exec(target: ProcessTarget, command: Command, options: ExecOptions = {}): Promise<ExecResult> {
-  const { maxOutputBytes = DEFAULT_MAX_OUTPUT_BYTES, ...spawnOptions } = options;
-  const process = await spawn(target, command, { ...spawnOptions, maxOutputBytes });
+  const { maxOutputBytes = DEFAULT_MAX_OUTPUT_BYTES, timeoutMs = target.execTimeoutMs, ...rest } = options;
+  const process = await spawn(target, command, { ...rest, timeoutMs, maxOutputBytes });
   const stdout = new BoundedText(maxOutputBytes);
   const stderr = new BoundedText(maxOutputBytes);
   for await (const { stream, data } of process.output()) (stream === 'stdout' ? stdout : stderr).add(data);
@@ -135,7 +141,7 @@ export async function spawn(
     workdir: given.cwd ?? target.workdir,
     stdin: stdin !== undefined,
   });
-  const timeoutMs = given.timeoutMs ?? target.timeoutMs;
+  const { timeoutMs } = given;
   return new SandboxProcess({ ...target, user }, { id, exec: engineExec, stdin, signal, timeoutMs, started });
 }
 
@@ -153,7 +159,7 @@ interface Running {
   readonly exec: EngineExec;
   readonly stdin: Stdin | undefined;
   readonly signal: AbortSignal | undefined;
-  readonly timeoutMs: number;
+  readonly timeoutMs: number | undefined;
   readonly started: number;
 }
 
@@ -185,7 +191,8 @@ export class SandboxProcess implements AsyncDisposable {
     this.#running = running;
     this.#chunks = running.exec.output()[Symbol.asyncIterator]();
     this.#ended = running.exec.end();
-    const timer = setTimeout(() => this.#endBy('timed_out'), Math.min(running.timeoutMs, 2 ** 31 - 1));
+    const { timeoutMs } = running;
+    const timer = timeoutMs && setTimeout(() => this.#endBy('timed_out'), Math.min(timeoutMs, MAX_TIMER_MS));
     const onAbort = () => this.#endBy('aborted');
     if (running.signal?.aborted === true) onAbort();
     running.signal?.addEventListener('abort', onAbort, { once: true });

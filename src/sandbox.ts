@@ -108,7 +108,7 @@ export class Sandbox implements AsyncDisposable {
       container: record.name,
       user: toUidGid(record.user),
       workdir: record.workdir,
-      timeoutMs: context.limits.execTimeoutMs,
+      execTimeoutMs: context.limits.execTimeoutMs,
       processes: context.processes,
       noteActivity: () => this.#noteActivity(),
     };

@@ -45,8 +45,8 @@ export const executeOperations: readonly Operation[] = [
 ];
 
 async function streamOutput(call: ExecuteCall, type: StreamType): Promise<void> {
-  const { manager, id, body, request, response, running, signal } = call;
-  const { maxOutputBytes, ...options } = toExecOptions(body);
+  const { manager, config, id, body, request, response, running, signal } = call;
+  const { maxOutputBytes, timeoutMs = config.limits.execTimeoutMs, ...options } = toExecOptions(body);
   if (maxOutputBytes !== undefined) {
     throw new SandyardError('validation_failed', 'max_output_bytes has no meaning for a stream, which drops nothing.', {
       hint: 'Leave it out, or ask for application/json.',
@@ -55,7 +55,7 @@ async function streamOutput(call: ExecuteCall, type: StreamType): Promise<void> 
   }
   running.streams = true;
   const sandbox = await manager.get(id, { signal });
-  await using process = await sandbox.spawn(body.command, { ...options, signal });
+  await using process = await sandbox.spawn(body.command, { ...options, timeoutMs, signal });
   await sendEvents(eventsOf(process), { request, response, type, signal });
 }
 

@@ -19,7 +19,7 @@ function setUp(command: FakeCommand) {
     container: 'box',
     user: '1000:1000',
     workdir: '/workspace',
-    timeoutMs: 60_000,
+    execTimeoutMs: 60_000,
     processes: new Set<SandboxProcess>(),
     noteActivity: () => {},
   });

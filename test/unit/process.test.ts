@@ -16,7 +16,7 @@ function makeTarget(command?: FakeCommand): { engine: FakeEngine; target: Proces
     container: 'box',
     user: '1000:1000',
     workdir: '/workspace',
-    timeoutMs: 60_000,
+    execTimeoutMs: 60_000,
     processes: new Set<SandboxProcess>(),
     noteActivity: () => {},
   };
@@ -282,7 +282,7 @@ describe('a timeout', () => {
 
   it("is the manager's by default", async () => {
     const { target } = makeTarget(forever);
-    expect(await exec({ ...target, timeoutMs: 20 }, ['x'])).toMatchObject({ outcome: 'timed_out' });
+    expect(await exec({ ...target, execTimeoutMs: 20 }, ['x'])).toMatchObject({ outcome: 'timed_out' });
   });
 
   it('kills what ignores SIGTERM, after a grace period', async () => {
