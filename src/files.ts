@@ -3,7 +3,8 @@ import { customAlphabet } from 'nanoid';
 import { z } from 'zod';
 
 import { SandyardError, type ErrorCode } from './errors.js';
-import { spawn, type ProcessTarget, type SandboxProcess, type Stdin } from './process.js';
+import { spawn } from './process.js';
+import type { ProcessTarget, SandboxProcess, Stdin } from './sandbox-process.js';
 import { fields, formatSize, parseInput } from './schemas.js';
 
 /** Moving bytes may take as long as it takes; this only ends what hangs. */

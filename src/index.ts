@@ -7,17 +7,8 @@ export {
   type SandboxInfo,
   type SandboxStats,
 } from './sandbox.js';
-export {
-  SandboxProcess,
-  type Command,
-  type ExecOptions,
-  type ExecResult,
-  type Outcome,
-  type ProcessExit,
-  type ProcessOutput,
-  type SpawnOptions,
-  type Stdin,
-} from './process.js';
+export type { Command, ExecOptions, ExecResult, SpawnOptions } from './process.js';
+export { SandboxProcess, type Outcome, type ProcessExit, type ProcessOutput, type Stdin } from './sandbox-process.js';
 export { SandboxFiles, type FileInfo } from './files.js';
 export type { CopyResult } from './archive/archive.js';
 export type { ReapedSandbox } from './reaper.js';

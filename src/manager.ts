@@ -8,7 +8,7 @@ import type { Engine, EngineInfo } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
 import { silentLog, type Log } from './log.js';
 import { packHome, planSandbox } from './plan.js';
-import type { Command, ExecOptions, ExecResult, SandboxProcess } from './process.js';
+import type { Command, ExecOptions, ExecResult } from './process.js';
 import { Reaper, type ReapedSandbox } from './reaper.js';
 import { containerName, LeaseStore, ownedBy, toRecord, type SandboxRecord } from './record.js';
 import {
@@ -21,6 +21,7 @@ import {
   type SandboxInfo,
   type SandboxStats,
 } from './sandbox.js';
+import type { SandboxProcess } from './sandbox-process.js';
 import {
   createOptionsSchema,
   fields,

@@ -16,11 +16,10 @@ import {
   type Command,
   type ExecOptions,
   type ExecResult,
-  type ProcessTarget,
-  type SandboxProcess,
   type SpawnOptions,
 } from './process.js';
 import { toRecord, type Lease, type LeaseStore, type SandboxRecord } from './record.js';
+import type { ProcessTarget, SandboxProcess } from './sandbox-process.js';
 import { parseInput, renewOptionsSchema } from './schemas.js';
 
 const COPY_MAX_BYTES = 16 * 1024 ** 3;

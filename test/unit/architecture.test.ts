@@ -10,7 +10,7 @@ import { describe, expect, it } from 'vitest';
 const LAYERS = [
   ['errors.ts', 'schemas.ts', 'config.ts', 'log.ts'],
   ['engine/'],
-  ['process-tree.ts', 'process.ts', 'archive/', 'files.ts'],
+  ['bounded-text.ts', 'process-tree.ts', 'sandbox-process.ts', 'process.ts', 'archive/', 'files.ts'],
   ['expiry.ts', 'record.ts', 'plan.ts', 'reaper.ts', 'sandbox.ts'],
   ['manager.ts', 'index.ts'],
   ['http/'],

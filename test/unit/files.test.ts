@@ -5,7 +5,7 @@ import { describe, expect, it, vi } from 'vitest';
 
 import type { ExecSpec } from '../../src/engine/engine.js';
 import { SandboxFiles } from '../../src/files.js';
-import type { SandboxProcess } from '../../src/process.js';
+import type { SandboxProcess } from '../../src/sandbox-process.js';
 import { FakeEngine } from '../fixtures/fake-engine.js';
 import type { FakeCommand } from '../fixtures/fake-exec.js';
 

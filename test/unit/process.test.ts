@@ -3,7 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 
 import { SandyardError } from '../../src/errors.js';
-import { exec, spawn, toUidGid, type ProcessTarget, type SandboxProcess } from '../../src/process.js';
+import { exec, spawn, toUidGid } from '../../src/process.js';
+import type { ProcessTarget, SandboxProcess } from '../../src/sandbox-process.js';
 import { FakeEngine } from '../fixtures/fake-engine.js';
 import { exited, type FakeCommand } from '../fixtures/fake-exec.js';
 
