@@ -19,6 +19,8 @@ const POLL_FIRST_MS = 100;
 const POLL_MOST_MS = 1000;
 /** How long the output may stay quiet after the command exited before it counts as held open. */
 const DRAIN_MS = 250;
+/** Somewhat less than the two seconds that newer engines wait for output that is held open. */
+const ENGINE_WAIT_MS = 1500;
 /** The engine reports what killed an exec a moment after the exec's own end. */
 const EVENT_WAIT_MS = 300;
 const STOP_WAIT_MS = 10_000;
@@ -106,7 +108,8 @@ class DockerExec implements EngineExec {
         else yield chunk;
       }
       poll.stop();
-      const end = await this.#findEnd(suspicious);
+      const quietMs = Date.now() - (this.#quietSince ?? Date.now());
+      const end = await this.#findEnd(suspicious, quietMs);
       if (suspicious !== undefined) yield suspicious;
       this.#settle.resolve(end);
     } catch (error) {
@@ -164,7 +167,7 @@ class DockerExec implements EngineExec {
     };
   }
 
-  async #findEnd(printed: OutputChunk | undefined): Promise<ExecEnd> {
+  async #findEnd(printed: OutputChunk | undefined, quietMs: number): Promise<ExecEnd> {
     let found: Docker.ExecInspectInfo;
     try {
       found = await this.#inspect();
@@ -176,12 +179,31 @@ class DockerExec implements EngineExec {
     const { ExitCode: exitCode, Pid: pid } = found;
     if (found.Running || exitCode === null) return this.#lost();
     if (pid === 0 && (exitCode === 126 || exitCode === 127)) throw this.#startFailure(printed);
-    if (exitCode !== SIGKILL_EXIT)
+    if (!this.#heldOpen && quietMs >= ENGINE_WAIT_MS) this.#heldOpen = await this.#leftProcesses(pid);
+    if (exitCode !== SIGKILL_EXIT) {
       return { kind: 'exited', exitCode, oomKilled: false, outputHeldOpen: this.#heldOpen };
+    }
     const { oom, containerKilled } = await this.#eventsSinceStart();
     const container = await (containerKilled ? this.#waitUntilStopped() : this.#inspectContainer());
     if (container?.State.Running !== true) return this.#containerDied(container);
     return { kind: 'exited', exitCode, oomKilled: oom, outputHeldOpen: this.#heldOpen };
+  }
+
+  /**
+   * Whether something in the session of the command lives on. Newer engines wait two seconds for held-open output, and
+   * then end it as if it had ended by itself.
+   */
+  async #leftProcesses(pid: number): Promise<boolean> {
+    try {
+      const listed = await this.#connection.call(
+        { doing: 'list processes of', container: this.#container, deadlineMs: INSPECT_DEADLINE_MS, idempotent: true },
+        (docker, abortSignal) => docker.getContainer(this.#container).top({ ps_args: '-eo pid,sid', abortSignal }),
+      );
+      const rows = (listed as { Processes?: string[][] }).Processes ?? [];
+      return rows.some(([, session]) => Number(session) === pid);
+    } catch {
+      return false; // an engine without a ps that can tell; the command's own end is known
+    }
   }
 
   /** What is killed shows as running for a moment yet. */
