@@ -3,6 +3,7 @@ import { customAlphabet } from 'nanoid';
 import { z } from 'zod';
 
 import { SandyardError, type ErrorCode } from './errors.js';
+import { SYSTEM_PATH } from './process-tree.js';
 import { spawn } from './process.js';
 import type { ProcessTarget, SandboxProcess, Stdin } from './sandbox-process.js';
 import { fields, formatSize, parseInput } from './schemas.js';
@@ -184,7 +185,7 @@ export class SandboxFiles {
   #spawn({ script, args, signal, stdin }: FileCommand): Promise<SandboxProcess> {
     return spawn(this.#target, ['/bin/sh', '-c', script, 'sh', ...args], {
       cwd: '/',
-      env: { LC_ALL: 'C' },
+      env: { LC_ALL: 'C', PATH: SYSTEM_PATH },
       timeoutMs: TRANSFER_TIMEOUT_MS,
       signal,
       stdin,

@@ -1,6 +1,12 @@
 import { SandyardError } from './errors.js';
 import type { Engine } from './engine/engine.js';
 
+/**
+ * Where our own commands in a sandbox find their programs: only where user code can't put any. The image's PATH begins
+ * with a directory of the user's.
+ */
+export const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
 /** The variable that marks every process of one command; children inherit it. */
 export const PROCESS_MARK = 'SANDYARD_PROCESS';
 
@@ -119,7 +125,7 @@ export async function signalTree(
 ): Promise<void> {
   const exec = await engine.exec(container, {
     command: ['/bin/sh', '-c', SCRIPT, 'sh', String(SIGNALS[signal]), `${PROCESS_MARK}=${processId}`],
-    env: [],
+    env: [`PATH=${SYSTEM_PATH}`],
     user,
     workdir: '/',
     stdin: false,

@@ -68,6 +68,18 @@ describe('ending a command with all that it started', () => {
     expect(await countProcesses(sandbox, 'sleep 10005')).toBe(0);
   });
 
+  it("isn't deceived by programs that user code puts first in its PATH", async () => {
+    for (const name of ['grep', 'cat', 'find', 'tar', 'stat', 'mv']) {
+      await sandbox.files.write(`/home/sandbox/.local/bin/${name}`, '#!/bin/sh\nexit 0\n', { mode: 0o755 });
+    }
+    expect((await sandbox.exec('cat /etc/hostname')).stdout).toBe('');
+    await sandbox.exec('setsid sleep 10006 & sleep 10006', { timeoutMs: 500 });
+    expect(await countProcesses(sandbox, 'sleep 10006')).toBe(0);
+    await sandbox.files.write('/workspace/real', 'real');
+    expect(await sandbox.files.readText('/workspace/real')).toBe('real');
+    await sandbox.exec('rm /home/sandbox/.local/bin/*');
+  });
+
   it('passes a signal on to a command that handles it', async () => {
     const process = await sandbox.spawn(['bash', '-c', 'trap "echo got it; exit 3" USR1; while :; do sleep 0.1; done']);
     await sleep(500);
