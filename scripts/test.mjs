@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { build } from './build.mjs';
 import { reportFailure, ROOT } from './setup/common.mjs';
 import { checkNode, ensurePackages } from './setup/packages.mjs';
+import { ensureEngine } from './setup/engine.mjs';
 import { setup, stopEngine } from './setup.mjs';
 
 /*
@@ -29,7 +30,11 @@ const runId = randomBytes(4).toString('hex');
 const reports = mkdtempSync(join(tmpdir(), 'sandyard-reports-'));
 const tally = { passed: 0, failed: 0, lines: [] };
 const selected = process.argv.slice(2);
-const wants = (name) => selected.length === 0 || selected.includes(name);
+let interrupted = false;
+const wants = (name) => !interrupted && (selected.length === 0 || selected.includes(name));
+
+// What runs gets the signal as well, and ends; then what it made is still to be removed.
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => (interrupted = true));
 
 /** What `stopEngine` takes, when this run has started the engine. */
 let startedEngine;
@@ -49,17 +54,28 @@ try {
 
 console.log(`\n${tally.lines.join('\n')}\n`);
 console.log(`${tally.passed} passed, ${tally.failed} failed`);
-process.exitCode = tally.failed === 0 && tally.passed > 0 ? 0 : 1;
+process.exitCode = tally.failed === 0 && tally.passed > 0 && !interrupted ? 0 : 1;
 
 async function testOnEngine() {
-  const { dockerHost, image, startedEngine: started } = await setup();
+  // By itself first, so that it is known who started it, should the rest of the set-up fail.
+  const { address, startedEngine: started } = await ensureEngine({ log: console.log });
   startedEngine = started || undefined;
+  const { describeAddress } = await import('../dist/engine/discovery.js');
+  const dockerHost = describeAddress(address);
+  try {
+    await testOn(dockerHost);
+  } finally {
+    await stopOwnEngine({ DOCKER_HOST: dockerHost });
+  }
+}
+
+async function testOn(dockerHost) {
+  const { image } = await setup();
   const env = { DOCKER_HOST: process.env.DOCKER_HOST ?? dockerHost, SANDBOX_IMAGE: image };
   try {
     for (const name of SUITES.slice(1)) if (wants(name)) await suite(name, env);
   } finally {
     await checkNothingLeft(env);
-    await stopOwnEngine(env);
   }
 }
 
@@ -96,7 +112,7 @@ async function checkNothingLeft({ DOCKER_HOST }) {
   const docker = await connectTo(DOCKER_HOST);
   const ours = { filters: { label: [`${RUN_LABEL}=${runId}`] } };
   const sandboxes = (await docker.listContainers({ all: true, filters: { label: ['sandyard.managed'] } })).filter(
-    ({ Labels }) => Labels['sandyard.owner'].includes(runId),
+    ({ Labels }) => Labels['sandyard.owner']?.includes(runId),
   );
   const containers = [...sandboxes, ...(await docker.listContainers({ all: true, ...ours }))];
   const { Volumes: volumes } = await docker.listVolumes(ours);
@@ -135,11 +151,16 @@ function run(program, args, env = {}) {
     const child = spawn(join(ROOT, 'node_modules/.bin', program), args, {
       cwd: ROOT,
       stdio: ['ignore', 'inherit', 'inherit'],
-      env: { ...process.env, ...env },
+      env: { ...neutral(process.env), ...env },
     });
     child.once('error', reject);
     child.once('close', (code) => resolve({ code, seconds: Math.round((Date.now() - started) / 1000) }));
   });
+}
+
+/** The environment without settings of a service that somebody may run beside: tests set their own. */
+function neutral(env) {
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !/^(HOST|PORT|SANDBOX_\w+)$/.test(name)));
 }
 
 function record(name, passed, detail) {

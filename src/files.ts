@@ -3,8 +3,8 @@ import { customAlphabet } from 'nanoid';
 import { z } from 'zod';
 
 import { SandyardError, type ErrorCode } from './errors.js';
-import { SYSTEM_PATH } from './process-tree.js';
-import { spawn } from './process.js';
+import { OWN_ENVIRONMENT } from './process-tree.js';
+import { abandon, keepFailure, spawn } from './process.js';
 import type { ProcessTarget, SandboxProcess, Stdin } from './sandbox-process.js';
 import { fields, formatSize, parseInput } from './schemas.js';
 
@@ -13,6 +13,7 @@ const TRANSFER_TIMEOUT_MS = 6 * 3_600_000;
 const READ_MAX_BYTES = 64 * 1024 * 1024;
 const LIST_MAX_BYTES = 64 * 1024 * 1024;
 const STDERR_KEPT_BYTES = 4096;
+const MAX_DATE_MS = 8.64e15;
 
 const newNonce = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 32);
 
@@ -51,6 +52,10 @@ exec cat -- "$1"`;
  */
 const WRITE = `
 path=$1
+case $path in */) echo "$1: Is a directory" >&2; exit 1;; esac
+if [ -L "$path" ] && ! [ -e "$path" ] && ! readlink -f -- "$path" >/dev/null; then
+  echo "$1: Too many levels of symbolic links" >&2; exit 1
+fi
 if [ -L "$path" ]; then path=$(readlink -f -- "$path" && printf x) || exit 1; path=\${path%?x}; fi
 if [ -d "$path" ]; then echo "$1: Is a directory" >&2; exit 1; fi
 dir=\${path%/*}
@@ -80,7 +85,10 @@ if ! [ -d "$1" ]; then echo "$1: Not a directory" >&2; exit 1; fi
 if ! [ -r "$1" ] || ! [ -x "$1" ]; then echo "$1: Permission denied" >&2; exit 1; fi
 find -H "$1" -mindepth 1 -maxdepth "$2" -printf "$3" 2>/dev/null || :`;
 
+/** With the directory above first: what is in a directory must not go when the directory itself can't. */
 const REMOVE = `
+dir=\${1%/*}
+if [ -e "$1" ] && ! [ -w "\${dir:-/}" ]; then echo "$1: Permission denied" >&2; exit 1; fi
 if [ -d "$1" ] && ! [ -L "$1" ] && [ "$2" = no ]; then exec rmdir -- "$1"; fi
 if [ -e "$1" ] || [ -L "$1" ]; then exec rm -rf -- "$1"; fi
 exec ls -d -- "$1"`;
@@ -144,8 +152,13 @@ export class SandboxFiles {
   async write(path: string, data: Stdin, options: CallOptions & { mode?: number | undefined } = {}): Promise<void> {
     const mode = options.mode === undefined ? '' : parseInput(fields.mode, options.mode, 'mode').toString(8);
     const nonce = newNonce();
+    keepFailure(data);
     const args = [checkPath(path), mode, nonce];
-    await this.#run({ script: WRITE, args, path, signal: options.signal, stdin: withTrailer(data, nonce) });
+    try {
+      await this.#run({ script: WRITE, args, path, signal: options.signal, stdin: withTrailer(data, nonce) });
+    } finally {
+      abandon(data);
+    }
   }
 
   /** What is in a directory, `depth` levels down (1 by default). Links below it are not followed. */
@@ -165,7 +178,7 @@ export class SandboxFiles {
 
   /** Removes a file or an empty directory, or with `recursive` a directory with all that is in it. */
   async remove(path: string, options: CallOptions & { recursive?: boolean | undefined } = {}): Promise<void> {
-    const args = [checkPath(path), options.recursive === true ? 'yes' : 'no'];
+    const args = [checkPath(path).replace(/(?<=.)\/+$/, ''), options.recursive === true ? 'yes' : 'no'];
     await this.#run({ script: REMOVE, args, path, signal: options.signal });
   }
 
@@ -185,7 +198,7 @@ export class SandboxFiles {
   #spawn({ script, args, signal, stdin }: FileCommand): Promise<SandboxProcess> {
     return spawn(this.#target, ['/bin/sh', '-c', script, 'sh', ...args], {
       cwd: '/',
-      env: { LC_ALL: 'C', PATH: SYSTEM_PATH },
+      env: OWN_ENVIRONMENT,
       timeoutMs: TRANSFER_TIMEOUT_MS,
       signal,
       stdin,
@@ -260,9 +273,15 @@ const FAILURES: readonly [text: RegExp, code: ErrorCode, meaning: string, hint: 
   [/Directory not empty$/m, 'is_a_directory', 'is a directory that is not empty', 'Remove it with recursive.'],
   [/: Not a directory$/m, 'not_a_directory', 'is not a directory', 'Name a directory.'],
   [/: Not a regular file$/m, 'not_a_file', 'is not a regular file', 'Only regular files can be read.'],
+  [
+    /Too many levels of symbolic links|File name too long|Invalid argument|refusing to remove/,
+    'validation_failed',
+    'can not be used as a path here',
+    'Use another path: this one is too long, a loop of links, or ends in ".".',
+  ],
   [/: File exists$/m, 'file_exists', 'exists', 'Remove it first, or choose another name.'],
   [
-    /: (Permission denied|Operation not permitted|Read-only file system)$/m,
+    /: (Permission denied|Operation not permitted|Read-only file system|Device or resource busy)$/m,
     'permission_denied',
     "is not open to the sandbox's user",
     'Use a path below /workspace, /tmp or the home directory, or change its mode.',
@@ -307,13 +326,19 @@ function parseFound(root: string, output: Buffer): FileInfo[] {
       type: kind === 'f' ? 'file' : kind === 'd' ? 'directory' : kind === 'l' ? 'symlink' : 'other',
       sizeBytes: Number(size),
       mode: Number.parseInt(mode ?? '0', 8),
-      modifiedAt: new Date(Number(modified) * 1000),
+      modifiedAt: toDate(Number(modified)),
       uid: Number(uid),
       gid: Number(gid),
       linkTarget: kind === 'l' ? (link ?? null) : null,
     });
   }
   return found;
+}
+
+/** A time that a Date can't hold, which a file may well have, becomes the nearest that it can (ECMA-262, 21.4.1.1). */
+function toDate(seconds: number): Date {
+  const ms = Number.isNaN(seconds) ? 0 : seconds * 1000;
+  return new Date(Math.max(-MAX_DATE_MS, Math.min(MAX_DATE_MS, ms)));
 }
 
 class ErrorText {

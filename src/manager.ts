@@ -9,7 +9,7 @@ import { isSandyardError, SandyardError } from './errors.js';
 import { silentLog, type Log } from './log.js';
 import { packHome, planSandbox } from './plan.js';
 import type { Command, ExecOptions, ExecResult } from './process.js';
-import { Reaper, type ReapedSandbox } from './reaper.js';
+import { checkSchedule, Reaper, type ReapedSandbox } from './reaper.js';
 import { containerName, LeaseStore, ownedBy, toRecord, type SandboxRecord } from './record.js';
 import {
   Sandbox,
@@ -21,7 +21,7 @@ import {
   type SandboxInfo,
   type SandboxStats,
 } from './sandbox.js';
-import type { SandboxProcess } from './sandbox-process.js';
+import { RunningProcesses } from './sandbox-process.js';
 import {
   createOptionsSchema,
   fields,
@@ -33,7 +33,7 @@ import {
 
 const DEFAULT_REAPER_SCHEDULE = '*/30 * * * * *';
 /** Longer than all the deadlines of a create together. */
-const HALF_CREATED_AFTER_MS = 5 * 60_000;
+const HALF_CREATED_AFTER_MS = 10 * 60_000;
 const LIST_LIMIT = 100;
 
 /** Ids become container names and host names, so they are lower-case letters and digits. */
@@ -58,7 +58,7 @@ export interface ManagerOptions {
         /** A cron expression of five fields, or six with seconds first. */
         readonly schedule?: string | undefined;
         readonly dryRun?: boolean | undefined;
-        /** How old what was never started must be to count as left by a manager that died. Default: 5 minutes. */
+        /** How old what was never started must be to count as left by a manager that died. Default: 10 minutes. */
         readonly halfCreatedAfterMs?: number | undefined;
       }
     | false
@@ -96,10 +96,10 @@ export class SandboxManager implements AsyncDisposable {
       leases,
       limits: this.limits,
       log: this.#log,
-      processes: new Set<SandboxProcess>(),
+      processes: new RunningProcesses(),
     };
     const reaper = options.reaper === false ? undefined : (options.reaper ?? {});
-    this.#schedule = reaper === undefined ? undefined : (reaper.schedule ?? DEFAULT_REAPER_SCHEDULE);
+    this.#schedule = reaper === undefined ? undefined : checkSchedule(reaper.schedule ?? DEFAULT_REAPER_SCHEDULE);
     this.#reaper = new Reaper({
       engine: this.#engine,
       leases,
@@ -251,7 +251,7 @@ export class SandboxManager implements AsyncDisposable {
   async close(): Promise<void> {
     this.#closed = true;
     await this.#reaper.stop();
-    await Promise.all([...this.#context.processes].map((process) => process[Symbol.asyncDispose]()));
+    await this.#context.processes.close();
     this.#engine.close();
   }
 

@@ -53,7 +53,7 @@ export function planSandbox(
     image: given.image ?? image,
     labels: { ...given.labels, ...labels },
     env: Object.entries({ HOME, ...given.env }).map(([name, value]) => `${name}=${value}`),
-    entrypoint: ['sleep', 'infinity'],
+    entrypoint: ['/bin/sleep', 'infinity'],
     workdir: traits.workdir,
     hostname: id,
     network: traits.network,

@@ -2,10 +2,20 @@ import { SandyardError } from './errors.js';
 import type { Engine } from './engine/engine.js';
 
 /**
- * Where our own commands in a sandbox find their programs: only where user code can't put any. The image's PATH begins
- * with a directory of the user's.
+ * What our own commands in a sandbox run with, whatever the image or its creator has set: programs from where user code
+ * can't put any, and nothing that has other code loaded or changes what they do.
  */
-export const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+export const OWN_ENVIRONMENT = {
+  PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+  LC_ALL: 'C',
+  LD_PRELOAD: '',
+  LD_LIBRARY_PATH: '',
+  LD_AUDIT: '',
+  ENV: '',
+  BASH_ENV: '',
+  TAR_OPTIONS: '',
+  GREP_OPTIONS: '',
+} as const;
 
 /** The variable that marks every process of one command; children inherit it. */
 export const PROCESS_MARK = 'SANDYARD_PROCESS';
@@ -125,7 +135,7 @@ export async function signalTree(
 ): Promise<void> {
   const exec = await engine.exec(container, {
     command: ['/bin/sh', '-c', SCRIPT, 'sh', String(SIGNALS[signal]), `${PROCESS_MARK}=${processId}`],
-    env: [`PATH=${SYSTEM_PATH}`],
+    env: Object.entries(OWN_ENVIRONMENT).map(([name, value]) => `${name}=${value}`),
     user,
     workdir: '/',
     stdin: false,
@@ -138,8 +148,7 @@ export async function signalTree(
   try {
     for await (const _ of exec.output());
     const end = await exec.end();
-    // 137: another of its kind has killed everything, itself included.
-    if (end.kind === 'container_died' || end.exitCode === 0 || end.exitCode === 137) return;
+    if (end.kind === 'container_died' || end.exitCode === 0) return;
     throw new SandyardError('engine_error', `Could not send ${signal}: the sandbox answered ${end.exitCode}.`);
   } catch (error) {
     if (!late) throw error;

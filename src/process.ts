@@ -1,8 +1,10 @@
+import { Readable } from 'node:stream';
 import { customAlphabet } from 'nanoid';
 
 import { BoundedText } from './bounded-text.js';
-import { SandyardError } from './errors.js';
-import { PROCESS_MARK } from './process-tree.js';
+import type { ExecSpec } from './engine/engine.js';
+import { isSandyardError, SandyardError } from './errors.js';
+import { PROCESS_MARK, signalTree } from './process-tree.js';
 import { callerGaveUp, SandboxProcess, type ProcessExit, type ProcessTarget, type Stdin } from './sandbox-process.js';
 import { execOptionsSchema, fields, parseInput } from './schemas.js';
 
@@ -78,24 +80,54 @@ export async function spawn(
       issues: [{ path: ['stdin'], message: 'must be a text, bytes or a stream' }],
     });
   }
+  keepFailure(stdin);
+  if (target.processes.closed) throw closedError();
   if (signal?.aborted === true) throw callerGaveUp(signal);
   const started = performance.now();
   // Not aborted half-way: what the engine has started by then could not be found again to be ended.
-  const engineExec = await target.engine.exec(target.container, {
+  const spec: ExecSpec = {
     command: argv,
     env: [...Object.entries(given.env ?? {}).map(([name, value]) => `${name}=${value}`), `${PROCESS_MARK}=${id}`],
     user,
     workdir: given.cwd ?? target.workdir,
     stdin: stdin !== undefined,
+  };
+  const engineExec = await target.engine.exec(target.container, spec).catch((error: unknown) => {
+    abandon(stdin);
+    // The engine may have started it after all; then nobody would end it.
+    const { engine, container } = target;
+    if (isSandyardError(error, 'engine_timeout')) {
+      void signalTree(engine, { container, user, processId: id, signal: 'SIGKILL' }).catch(() => {});
+    }
+    throw error;
   });
   const { timeoutMs } = given;
-  return new SandboxProcess({ ...target, user }, { id, exec: engineExec, stdin, signal, timeoutMs, started });
+  const process = new SandboxProcess({ ...target, user }, { id, exec: engineExec, stdin, signal, timeoutMs, started });
+  if (!target.processes.closed) return process;
+  await process[Symbol.asyncDispose]();
+  throw closedError();
 }
 
 /** The uid and gid of a user by the word that callers use. */
 export function toUidGid(user: string): string {
   if (user === 'sandbox') return '1000:1000';
   return user.includes(':') ? user : `${user}:${user}`;
+}
+
+/** A stream may fail before it is read: the failure is kept for the reader, and must not end the program. */
+export function keepFailure(stdin: unknown): void {
+  if (stdin instanceof Readable) stdin.on('error', () => {});
+}
+
+/** Lets go of a stream that nobody will read. */
+export function abandon(stdin: unknown): void {
+  if (stdin instanceof Readable) stdin.destroy();
+}
+
+function closedError(): SandyardError {
+  return new SandyardError('manager_closed', 'The manager of this sandbox is closed.', {
+    hint: 'Make a new SandboxManager, and get the sandbox from it.',
+  });
 }
 
 function isStdin(stdin: unknown): stdin is Stdin {

@@ -26,6 +26,14 @@ interface ReaperParts {
   readonly dryRun: boolean;
 }
 
+/** The cron expression, when it is one; throws `config_invalid` otherwise. */
+export function checkSchedule(expression: string): string {
+  if (validate(expression)) return expression;
+  throw new SandyardError('config_invalid', `The reaper's schedule "${expression}" is not a cron expression.`, {
+    hint: 'Such as "*/30 * * * * *" for every 30 seconds.',
+  });
+}
+
 /** Removes the sandboxes of one owner that have provably expired, and nothing else. */
 export class Reaper {
   readonly #parts: ReaperParts;
@@ -37,12 +45,7 @@ export class Reaper {
 
   /** Runs by a cron expression of five fields, or six with seconds first. */
   start(expression: string): void {
-    if (!validate(expression)) {
-      throw new SandyardError('config_invalid', `The reaper's schedule "${expression}" is not a cron expression.`, {
-        hint: 'Such as "*/30 * * * * *" for every 30 seconds.',
-      });
-    }
-    this.#task ??= schedule(expression, () => this.#runScheduled(), { noOverlap: true });
+    this.#task ??= schedule(checkSchedule(expression), () => this.#runScheduled(), { noOverlap: true });
   }
 
   async stop(): Promise<void> {
@@ -89,7 +92,7 @@ export class Reaper {
       return { id: record.id, reason, removed: true };
     } catch (error) {
       if (isSandyardError(error, 'sandbox_not_found')) return undefined;
-      log.warn({ sandbox: record.id, error }, 'could not remove an expired sandbox; will try again');
+      log.warn({ sandbox: record.id, error }, 'could not look after a sandbox that may have expired; will try again');
       return reason && { id: record.id, reason, removed: false };
     }
   }

@@ -153,7 +153,7 @@ export class LeaseStore {
     const before = this.#updates.get(record.id) ?? Promise.resolve();
     const update = before
       .catch(() => {}) // told to whoever made that change
-      .then(async () => this.#write(record, change(await this.read(record, options)), options));
+      .then(async () => this.#write(record, change(await this.read(record, options))));
     this.#updates.set(record.id, update);
     try {
       await update;
@@ -162,7 +162,8 @@ export class LeaseStore {
     }
   }
 
-  async #write(record: SandboxRecord, lease: Lease, options: { signal?: AbortSignal | undefined }): Promise<void> {
+  /** Not to be aborted: a lease that is cut off is none. */
+  async #write(record: SandboxRecord, lease: Lease): Promise<void> {
     const tar = pack();
     tar.entry({ name: LEASE_DIRECTORY, type: 'directory', mode: 0o700, uid: 0, gid: 0 });
     tar.entry(
@@ -170,8 +171,12 @@ export class LeaseStore {
       JSON.stringify({ expiresAt: lease.expiresAt.toISOString(), lastActiveAt: lease.lastActiveAt.toISOString() }),
     );
     tar.finalize();
-    await this.#engine.putArchive(record.name, Readable.from(tar), options);
+    await this.#engine.putArchive(record.name, Readable.from(tar));
     this.#known.set(record.id, lease);
+  }
+
+  forget(id: string): void {
+    this.#known.delete(id);
   }
 
   /** Forgets what isn't in `ids`. */

@@ -7,9 +7,11 @@ import { isSignalName, signalOfExitCode, signalTree, type SignalName } from './p
 /** How long what gets SIGTERM may take to end before SIGKILL. */
 const KILL_GRACE_MS = 2000;
 /** How long the engine may take to tell of an end after everything was killed. */
-const SETTLE_MS = 5000;
+const SETTLE_MS = 10_000;
 /** How long output may lie unread when the command is to end. */
 const UNREAD_MS = 200;
+/** The signals that are meant to end a command. */
+const ENDING: ReadonlySet<SignalName> = new Set(['SIGKILL', 'SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'SIGABRT']);
 /** How much of it is kept for who reads it then. */
 const REST_MAX_BYTES = 4 * 1024 * 1024;
 /** What Node's timers can wait for at the most: 24 days. */
@@ -53,9 +55,37 @@ export interface ProcessTarget {
   /** How long an `exec` may take. */
   readonly execTimeoutMs: number;
   /** Where each process is kept while it runs. */
-  readonly processes: Set<SandboxProcess>;
+  readonly processes: RunningProcesses;
   /** Called when a process starts and when it ends. */
   readonly noteActivity: () => void;
+}
+
+/** The processes of one manager that run. */
+export class RunningProcesses {
+  readonly #running = new Set<SandboxProcess>();
+  #closed = false;
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  get size(): number {
+    return this.#running.size;
+  }
+
+  add(process: SandboxProcess): void {
+    this.#running.add(process);
+  }
+
+  delete(process: SandboxProcess): void {
+    this.#running.delete(process);
+  }
+
+  /** Takes no more, and ends all there are. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.all([...this.#running].map((process) => process[Symbol.asyncDispose]()));
+  }
 }
 
 /** Why we end a command. */
@@ -83,6 +113,7 @@ export class SandboxProcess implements AsyncDisposable {
   #idleSince: number | undefined = Date.now();
   /** What came after the end was decided on while nobody read, and when that is all. */
   #rest: { readonly chunks: OutputChunk[]; readonly complete: Promise<void> } | undefined;
+  #watch: NodeJS.Timeout | undefined;
   #over = false;
   /** Why we end it, when we do. */
   #reason: Reason | undefined;
@@ -110,6 +141,7 @@ export class SandboxProcess implements AsyncDisposable {
       target.processes.delete(this);
       target.noteActivity();
       clearTimeout(timer);
+      clearInterval(this.#watch);
       running.signal?.removeEventListener('abort', onAbort);
     };
     this.#ended.then(cleanUp, cleanUp);
@@ -164,6 +196,7 @@ export class SandboxProcess implements AsyncDisposable {
     }
     if (this.#over) return;
     this.#sent.add(signal);
+    if (ENDING.has(signal)) this.#keepReading();
     await this.#signal(signal);
   }
 
@@ -187,28 +220,36 @@ export class SandboxProcess implements AsyncDisposable {
       () => {},
       () => {},
     );
-    const watch = setInterval(() => this.#readIfNobodyDoes(), UNREAD_MS / 2);
-    this.#readIfNobodyDoes();
+    this.#keepReading();
     try {
       // Whatever keeps it from the chance to end by itself must not keep it from its end.
       await this.#signal('SIGTERM').catch(() => {});
       await Promise.race([settled, sleep(KILL_GRACE_MS)]);
-      await this.#signal('SIGKILL');
-      await Promise.race([settled, sleep(SETTLE_MS)]);
-    } catch (error) {
+      // Again where it fails: what ends commands is a command, too, and code in the sandbox can end it.
+      const killed = await this.#signal('SIGKILL')
+        .catch(() => this.#signal('SIGKILL'))
+        .then(
+          () => true,
+          () => false,
+        );
+      if (killed) await Promise.race([settled, sleep(SETTLE_MS)]);
       // What can't be killed in it is ended with it: nothing that it started may go on.
-      if (!isSandyardError(error, 'engine_timeout')) throw error;
-      await this.#target.engine.stopContainer(this.#target.container, { graceSeconds: 0 });
+      if (!this.#over) await this.#target.engine.stopContainer(this.#target.container, { graceSeconds: 0 });
+      await Promise.race([settled, sleep(SETTLE_MS)]);
     } finally {
-      clearInterval(watch);
       this.#running.exec.close();
     }
   }
 
   /**
    * An engine that can't pass output on doesn't notice that the command has ended, and takes no other command in the
-   * sandbox either, the one that kills included. So when it is to end, somebody must read.
+   * sandbox either, the one that kills included. So when it is to end, somebody must read until it has.
    */
+  #keepReading(): void {
+    this.#watch ??= setInterval(() => this.#readIfNobodyDoes(), UNREAD_MS / 2);
+    this.#readIfNobodyDoes();
+  }
+
   #readIfNobodyDoes(): void {
     if (this.#rest !== undefined || this.#idleSince === undefined || Date.now() - this.#idleSince < UNREAD_MS) return;
     const chunks: OutputChunk[] = [];
@@ -270,7 +311,8 @@ export class SandboxProcess implements AsyncDisposable {
   #judge(end: ExecEnd | undefined): ProcessExit {
     const durationMs = Math.round((performance.now() - this.#running.started) * 100) / 100;
     if (end?.kind === 'container_died') {
-      return { outcome: 'sandbox_died', exitCode: null, signal: null, durationMs, processesLeft: false };
+      const outcome = this.#reason === 'timed_out' || this.#reason === 'killed' ? this.#reason : 'sandbox_died';
+      return { outcome, exitCode: null, signal: null, durationMs, processesLeft: false };
     }
     const exitCode = end?.exitCode ?? null;
     const signal = exitCode === null ? null : signalOfExitCode(exitCode);

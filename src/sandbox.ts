@@ -2,7 +2,7 @@ import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 
-import { extractArchive, extractFile, packDirectory, type CopyResult } from './archive/archive.js';
+import { extractArchive, extractFile, findSource, packDirectory, type CopyResult } from './archive/archive.js';
 import type { Limits } from './config.js';
 import type { ContainerState, ContainerDetails, Engine } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
@@ -19,7 +19,7 @@ import {
   type SpawnOptions,
 } from './process.js';
 import { toRecord, type Lease, type LeaseStore, type SandboxRecord } from './record.js';
-import type { ProcessTarget, SandboxProcess } from './sandbox-process.js';
+import type { ProcessTarget, RunningProcesses, SandboxProcess } from './sandbox-process.js';
 import { parseInput, renewOptionsSchema } from './schemas.js';
 
 const COPY_MAX_BYTES = 16 * 1024 ** 3;
@@ -87,8 +87,7 @@ export interface SandboxContext {
   readonly leases: LeaseStore;
   readonly limits: Limits;
   readonly log: Log;
-  /** All processes of this manager that run. */
-  readonly processes: Set<SandboxProcess>;
+  readonly processes: RunningProcesses;
 }
 
 /** A handle of one sandbox. Holds no connection; several may be had of the same sandbox. */
@@ -142,19 +141,16 @@ export class Sandbox implements AsyncDisposable {
    */
   async copyTo(hostPath: string, sandboxPath: string, options: CopyOptions = {}): Promise<CopyResult> {
     const { exclude = [], signal } = options;
-    const source = await stat(hostPath).catch((error: unknown) => {
-      throw new SandyardError('file_not_found', `There is no ${JSON.stringify(hostPath)} on the host.`, {
-        cause: error,
-      });
-    });
-    if (source.isDirectory()) {
+    const source = await findSource(hostPath);
+    if (source.isDirectory) {
       const { tar, result } = await packDirectory(hostPath, { exclude, ...(signal && { signal }) });
       await this.files.writeArchive(sandboxPath, tar, { signal });
       return result();
     }
     const target = await this.#fileTarget(sandboxPath, basename(hostPath), { signal });
-    await this.files.write(target, createReadStream(hostPath), { mode: source.mode & 0o777, signal });
-    return { entries: 1, bytes: source.size };
+    const { mode, size } = await stat(source.path);
+    await this.files.write(target, createReadStream(source.path), { mode: mode & 0o777, signal });
+    return { entries: 1, bytes: size };
   }
 
   /**
@@ -218,6 +214,7 @@ export class Sandbox implements AsyncDisposable {
   /** Removes it with all that is in it. Succeeds when it is gone already. */
   async destroy(options: CallOptions = {}): Promise<void> {
     await this.#context.engine.removeContainer(this.#record.name, options);
+    this.#context.leases.forget(this.id);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

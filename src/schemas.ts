@@ -53,20 +53,21 @@ export function parseDuration(value: string): number | undefined {
   return Math.round(Number(match[1]) * DURATION_UNITS[unit]);
 }
 
-const text = (max: number) =>
-  z
-    .string()
-    .max(max)
-    .refine((value) => !value.includes('\0'), 'must not contain a NUL character');
+/** What would arrive as something else: NUL ends a text for Linux, and half a surrogate pair has no UTF-8. */
+const plain = (value: string) => !/\0|\p{Surrogate}/u.test(value);
+const PLAIN = 'must not contain a NUL character or half a surrogate pair';
+
+const text = (max: number) => z.string().max(max).refine(plain, PLAIN);
 
 const argument = z
   .string()
-  .refine((value) => !value.includes('\0'), 'must not contain a NUL character')
+  .refine(plain, PLAIN)
   .refine((value) => Buffer.byteLength(value) <= MAX_ARG_BYTES, 'must be shorter than 128 KiB (a limit of Linux)');
 
 const absolutePath = text(4096)
   .refine((value) => value.startsWith('/'), 'must be an absolute path')
   .refine((value) => !value.split('/').includes('..'), 'must not contain ".."')
+  .refine((value) => value.split('/').every((name) => Buffer.byteLength(name) <= 255), 'has a name of over 255 bytes')
   .refine((value) => !/^\/+(proc|sys)(\/|$)/.test(posix.normalize(value)), 'must not be below /proc or /sys');
 
 const sizeSchema = z

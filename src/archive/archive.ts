@@ -120,7 +120,11 @@ async function receive(tar: Readable, hostTarget: string, options: ReceiveOption
   }
 }
 
-async function findSource(hostPath: string): Promise<PackSource> {
+/**
+ * What a path on the host is, links followed. Throws `file_not_found`, and `file_operation_failed` for what is neither a
+ * file nor a directory or can't be looked at.
+ */
+export async function findSource(hostPath: string): Promise<PackSource> {
   try {
     const path = await fs.realpath(hostPath);
     const stats = await fs.stat(path);

@@ -1,5 +1,6 @@
 import * as http from 'node:http';
 import * as https from 'node:https';
+import { inspect } from 'node:util';
 import type Docker from 'dockerode';
 
 import { SandyardError } from '../errors.js';
@@ -18,7 +19,6 @@ const OLDEST_API = '1.40';
 const NEWEST_API = '1.48';
 
 const CONNECT_DEADLINE_MS = 10_000;
-const KEEP_ALIVE = { keepAlive: true };
 
 export interface CallSettings extends CallOptions, CallSubject {
   /** How long the engine may take. */
@@ -34,6 +34,8 @@ export interface Connected {
   readonly docker: Docker;
   readonly address: string;
   readonly apiVersion: string;
+  /** Keeps the connections, where the client is ours. */
+  readonly agent?: http.Agent;
 }
 
 /**
@@ -54,38 +56,46 @@ export class EngineConnection {
       this.#connecting = undefined;
       throw error;
     });
-    this.#connecting.catch(() => {}); // told to those who wait, and there may be none left
-    return withDeadline(() => this.#connecting as Promise<Connected>, {
-      doing: 'connect',
-      deadlineMs: CONNECT_DEADLINE_MS,
-      signal,
-    });
+    const connecting = this.#connecting;
+    connecting.catch(() => {}); // told to those who wait, and there may be none left
+    return withDeadline(() => connecting, { doing: 'connect', deadlineMs: CONNECT_DEADLINE_MS, signal });
   }
 
   /** Runs one call and translates what it throws. `signal` is for the call's own `abortSignal`. */
   async call<T>(settings: CallSettings, run: (docker: Docker, signal: AbortSignal) => Promise<T>): Promise<T> {
-    const { docker } = await this.connected({ signal: settings.signal });
     try {
-      return await withDeadline((signal) => run(docker, signal), settings);
+      return await this.#try(settings, run);
     } catch (error) {
-      if (failedToConnect(error) || lostConnection(error)) this.reset();
       const again = failedToConnect(error) || (lostConnection(error) && settings.idempotent === true);
       if (!again || settings.idempotent === false || settings.signal?.aborted === true) {
         throw translateEngineError(error, settings);
       }
     }
-    const { docker: anew } = await this.connected({ signal: settings.signal });
     try {
-      return await withDeadline((signal) => run(anew, signal), settings);
+      return await this.#try(settings, run);
     } catch (error) {
-      if (failedToConnect(error) || lostConnection(error)) this.reset();
       throw translateEngineError(error, settings);
     }
   }
 
-  /** Forgets the engine; the next call looks for it again. */
-  reset(): void {
+  /** Forgets the engine, and ends the connections that are kept for the next call. */
+  close(): void {
+    void this.#connecting?.then(({ agent }) => agent?.destroy()).catch(() => {});
     this.#connecting = undefined;
+  }
+
+  async #try<T>(settings: CallSettings, run: (docker: Docker, signal: AbortSignal) => Promise<T>): Promise<T> {
+    const connected = await this.connected({ signal: settings.signal });
+    const connecting = this.#connecting;
+    try {
+      return await withDeadline((signal) => run(connected.docker, signal), settings);
+    } catch (error) {
+      // The next call looks for the engine again; unless another has, meanwhile.
+      if ((failedToConnect(error) || lostConnection(error)) && this.#connecting === connecting) {
+        this.#connecting = undefined;
+      }
+      throw error;
+    }
   }
 
   async #connect(): Promise<Connected> {
@@ -101,8 +111,8 @@ export class EngineConnection {
       throw engineUnavailable(`none was found (${told.join('; ')})`);
     }
     const where = describeAddress(address);
-    const probe = new Client(toClientOptions(address));
-    const apiVersion = await negotiate(probe);
+    const options = toClientOptions(address);
+    const apiVersion = await negotiate(new Client(options));
     return {
       docker: new Client({ ...toClientOptions(address), version: `v${apiVersion}` }),
       address: where,
@@ -185,14 +195,22 @@ export function compareVersions(a: string, b: string): number {
 }
 
 /**
+ * The agent of one client, whose connections are its own: those that are kept in Node's are dead after a restart of the
+ * engine, one by one. It describes itself in a word, as the client has each request's options described whether anybody
+ * reads it or not: with all connections in it, fifty calls at once would take seconds.
+ */
+function makeAgent(tls: boolean): http.Agent {
+  const agent = tls ? new https.Agent({ keepAlive: true }) : new http.Agent({ keepAlive: true });
+  return Object.assign(agent, { [inspect.custom]: () => 'Agent' });
+}
+
+/**
  * Options that leave nothing to the client's own reading of the environment: it fills in whatever isn't named here from
  * DOCKER_HOST, even over a given socket.
  */
 function toClientOptions(address: EngineAddress): Docker.DockerOptions {
   const none = { ca: undefined, cert: undefined, key: undefined, timeout: undefined, pathPrefix: undefined };
-  // Of this client's own: the connections that are kept in Node's are dead after a restart of the engine, one by one.
-  const agent =
-    address.kind === 'tcp' && address.tls !== undefined ? new https.Agent(KEEP_ALIVE) : new http.Agent(KEEP_ALIVE);
+  const agent = makeAgent(address.kind === 'tcp' && address.tls !== undefined);
   const options =
     address.kind === 'unix'
       ? { ...none, agent, socketPath: address.socketPath, host: undefined, port: undefined, protocol: 'http' }

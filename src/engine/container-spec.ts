@@ -19,6 +19,7 @@ const MASKED_PATHS = [
   '/proc/cmdline',
   '/proc/config.gz',
   '/proc/diskstats',
+  '/proc/interrupts',
   '/proc/kallsyms',
   '/proc/kcore',
   '/proc/keys',
@@ -112,6 +113,8 @@ export function verifyApplied(spec: ContainerSpec, found: Docker.ContainerInspec
     ['MemorySwap', asked.MemorySwap, host.MemorySwap],
     ['NanoCpus', asked.NanoCpus, host.NanoCpus],
     ['PidsLimit', asked.PidsLimit, host.PidsLimit],
+    ['ShmSize', asked.ShmSize, host.ShmSize],
+    ['Init', true, host.Init ?? false],
   ];
   const wrong = checks.filter(([, askedValue, foundValue]) => askedValue !== foundValue);
   if (wrong.length === 0) return;

@@ -165,7 +165,7 @@ export class DockerEngine implements Engine {
     // Absent where the sandbox has no network.
     const networks = Object.values((stats.networks ?? {}) as Record<string, { rx_bytes: number; tx_bytes: number }>);
     return {
-      memoryBytes: stats.memory_stats?.usage ?? 0,
+      memoryBytes: usedMemory(stats.memory_stats),
       memoryLimitBytes: stats.memory_stats?.limit ?? 0,
       cpuNanoseconds: stats.cpu_stats?.cpu_usage?.total_usage ?? 0,
       pids: stats.pids_stats?.current ?? 0,
@@ -204,7 +204,7 @@ export class DockerEngine implements Engine {
   }
 
   close(): void {
-    this.#connection.reset();
+    this.#connection.close();
   }
 
   #inspect(reference: string, options: CallOptions): Promise<Docker.ContainerInspectInfo> {
@@ -245,6 +245,13 @@ export class DockerEngine implements Engine {
     }
     throw new SandyardError('engine_timeout', `The container ${reference} is being removed but does not go away.`);
   }
+}
+
+/** Without the page cache that the kernel can take back at once, as `docker stats` counts: by cgroup v1's or v2's word. */
+function usedMemory(memory: Docker.MemoryStats | undefined): number {
+  const details = (memory?.stats ?? {}) as { total_inactive_file?: number; inactive_file?: number };
+  const usage = memory?.usage ?? 0;
+  return Math.max(0, usage - (details.total_inactive_file ?? details.inactive_file ?? 0));
 }
 
 /** The first file of a tar; throws when it has more than `maxBytes`. */

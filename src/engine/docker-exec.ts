@@ -1,6 +1,6 @@
 import type Docker from 'dockerode';
 import type { Duplex } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 
 import { SandyardError } from '../errors.js';
 import type { EngineConnection } from './connection.js';
@@ -19,16 +19,22 @@ const POLL_FIRST_MS = 100;
 const POLL_MOST_MS = 1000;
 /** How long the output may stay quiet after the command exited before it counts as held open. */
 const DRAIN_MS = 250;
+/** How long it may go on after that at the most. */
+const DRAIN_MOST_MS = 5000;
 /** Somewhat less than the two seconds that newer engines wait for output that is held open. */
 const ENGINE_WAIT_MS = 1500;
 /** The engine reports what killed an exec a moment after the exec's own end. */
 const EVENT_WAIT_MS = 300;
 const STOP_WAIT_MS = 10_000;
+const END_WAIT_MS = 2000;
 
 const SIGKILL_EXIT = 137;
 
 /** How the engine's answer to an exec that couldn't be started begins; it comes as if the command had printed it. */
 const START_FAILURE = /^(OCI runtime exec failed|unable to find user|.*runtime exec failed: exec failed)/;
+
+/** What an engine says when it is the container that isn't there any more; some of it is about files, too. */
+const CONTAINER_GONE = /namespace path|executing setns|stopped container/;
 
 export async function startExec(
   connection: EngineConnection,
@@ -66,6 +72,7 @@ class DockerExec implements EngineExec {
   readonly #end: Promise<ExecEnd>;
   #settle!: { resolve: (end: ExecEnd) => void; reject: (error: unknown) => void };
   #quietSince: number | undefined;
+  readonly #startedAt = Date.now();
   #heldOpen = false;
 
   constructor(
@@ -108,8 +115,7 @@ class DockerExec implements EngineExec {
         else yield chunk;
       }
       poll.stop();
-      const quietMs = Date.now() - (this.#quietSince ?? Date.now());
-      const end = await this.#findEnd(suspicious, quietMs);
+      const end = await this.#findEnd(suspicious);
       if (suspicious !== undefined) yield suspicious;
       this.#settle.resolve(end);
     } catch (error) {
@@ -138,20 +144,27 @@ class DockerExec implements EngineExec {
 
   #watchForExit(): { stop: () => void } {
     let delay = POLL_FIRST_MS;
-    let exited = false;
+    let exitedAt: number | undefined;
     let stopped = false;
     const tick = async () => {
-      exited ||= !(await this.#inspect().then(
+      const running = await this.#inspect().then(
         ({ Running }) => Running,
         () => true,
-      ));
+      );
+      await nextTurn(); // what has arrived while this was held up is read first
       if (stopped) return;
-      if (exited && this.#quietSince !== undefined && Date.now() - this.#quietSince >= DRAIN_MS) {
+      const now = Date.now();
+      if (!running) exitedAt ??= now;
+      // Silence since the exit says that all is read; a child that keeps printing is not waited for either, unless it is
+      // the reader that is slow.
+      const waiting = this.#quietSince !== undefined && this.#stream.readableLength === 0;
+      const quietMs = now - Math.max(exitedAt ?? now, this.#quietSince ?? now);
+      if (exitedAt !== undefined && waiting && (quietMs >= DRAIN_MS || now - exitedAt >= DRAIN_MOST_MS)) {
         this.#heldOpen = true;
         this.#stream.destroy();
         return;
       }
-      delay = exited ? POLL_FIRST_MS : Math.min(delay * 2, POLL_MOST_MS);
+      delay = exitedAt === undefined ? Math.min(delay * 2, POLL_MOST_MS) : POLL_FIRST_MS;
       schedule();
     };
     let timer: NodeJS.Timeout | undefined;
@@ -167,25 +180,34 @@ class DockerExec implements EngineExec {
     };
   }
 
-  async #findEnd(printed: OutputChunk | undefined, quietMs: number): Promise<ExecEnd> {
+  async #findEnd(printed: OutputChunk | undefined): Promise<ExecEnd> {
     let found: Docker.ExecInspectInfo;
     try {
-      found = await this.#inspect();
+      found = await this.#inspectEnded();
     } catch (error) {
       // The engine forgets the execs of a container that was removed, and of all when it was restarted.
-      if (error instanceof SandyardError && error.code === 'sandbox_not_found') return this.#containerDied();
+      if (error instanceof SandyardError && error.code === 'sandbox_not_found') return this.#lost();
       throw error;
     }
     const { ExitCode: exitCode, Pid: pid } = found;
     if (found.Running || exitCode === null) return this.#lost();
-    if (pid === 0 && (exitCode === 126 || exitCode === 127)) throw this.#startFailure(printed);
-    if (!this.#heldOpen && quietMs >= ENGINE_WAIT_MS) this.#heldOpen = await this.#leftProcesses(pid);
+    if (pid === 0 && (exitCode === 126 || exitCode === 127)) {
+      const failure = this.#startFailure(printed);
+      if (failure.code !== 'engine_error') throw failure;
+      // A container that goes away while a command is started has that fail in many words.
+      const container = await this.#waitUntilStopped(END_WAIT_MS);
+      if (container?.State.Running === true) throw failure;
+      return this.#containerDied(container);
+    }
+    if (!this.#heldOpen && Date.now() - this.#startedAt >= ENGINE_WAIT_MS)
+      this.#heldOpen = await this.#leftProcesses(pid);
     if (exitCode !== SIGKILL_EXIT) {
       return { kind: 'exited', exitCode, oomKilled: false, outputHeldOpen: this.#heldOpen };
     }
-    const { oom, containerKilled } = await this.#eventsSinceStart();
-    const container = await (containerKilled ? this.#waitUntilStopped() : this.#inspectContainer());
-    if (container?.State.Running !== true) return this.#containerDied(container);
+    const { oom, killed, died } = await this.#eventsSinceStart();
+    const container = await (killed && !died ? this.#waitUntilStopped(STOP_WAIT_MS) : this.#inspectContainer());
+    // It may have been started again since.
+    if (died || container?.State.Running !== true) return this.#containerDied(container);
     return { kind: 'exited', exitCode, oomKilled: oom, outputHeldOpen: this.#heldOpen };
   }
 
@@ -207,12 +229,22 @@ class DockerExec implements EngineExec {
   }
 
   /** What is killed shows as running for a moment yet. */
-  async #waitUntilStopped(): Promise<Docker.ContainerInspectInfo | undefined> {
-    const until = Date.now() + STOP_WAIT_MS;
+  async #waitUntilStopped(forMs: number): Promise<Docker.ContainerInspectInfo | undefined> {
+    const until = Date.now() + forMs;
     for (;;) {
       const container = await this.#inspectContainer();
       if (container?.State.Running !== true || Date.now() > until) return container;
       await sleep(EVENT_WAIT_MS / 10);
+    }
+  }
+
+  /** The engine may end the output a moment before it says that the command has ended. */
+  async #inspectEnded(): Promise<Docker.ExecInspectInfo> {
+    const until = Date.now() + END_WAIT_MS;
+    for (let waitMs = 10; ; waitMs = Math.min(waitMs * 2, 200)) {
+      const found = await this.#inspect();
+      if (!found.Running || Date.now() > until) return found;
+      await sleep(waitMs);
     }
   }
 
@@ -235,7 +267,7 @@ class DockerExec implements EngineExec {
       .toString('utf8')
       .trim();
     const program = this.#spec.command[0];
-    if (/chdir to cwd|cwd/.test(text)) {
+    if (/chdir to cwd \(/.test(text)) {
       return new SandyardError('workdir_not_found', `The working directory ${this.#spec.workdir} can't be used.`, {
         hint: 'Make the directory first, or name one that exists.',
         cause: new Error(text),
@@ -247,7 +279,7 @@ class DockerExec implements EngineExec {
         cause: new Error(text),
       });
     }
-    if (/no such file|not found/i.test(text)) {
+    if (/no such file|not found/i.test(text) && !CONTAINER_GONE.test(text)) {
       return new SandyardError('command_not_found', `There is no ${program} in the sandbox.`, {
         hint: 'Install it, or pass a string instead of an array to have a shell run it.',
         cause: new Error(text),
@@ -287,9 +319,10 @@ class DockerExec implements EngineExec {
    * What happened to the container since this exec was started, by the engine's own events: the order is theirs, so that
    * no two clocks are compared.
    */
-  async #eventsSinceStart(): Promise<{ oom: boolean; containerKilled: boolean }> {
+  async #eventsSinceStart(): Promise<{ oom: boolean; killed: boolean; died: boolean }> {
     let oom = false;
-    let containerKilled = false;
+    let killed = false;
+    let died = false;
     try {
       const { docker } = await this.#connection.connected();
       const events = await docker.getEvents({
@@ -305,15 +338,21 @@ class DockerExec implements EngineExec {
         rest = lines.pop() ?? '';
         for (const line of lines.filter(Boolean)) {
           const event = JSON.parse(line) as { Action?: string; Actor?: { Attributes?: { execID?: string } } };
-          started ||= event.Actor?.Attributes?.execID === this.id;
-          oom ||= started && event.Action === 'oom';
-          containerKilled ||= started && (event.Action === 'kill' || event.Action === 'die');
+          // What was before our start doesn't count. The engine keeps some hundred events: where our start is no longer
+          // among them, all that are left are younger.
+          if (event.Actor?.Attributes?.execID === this.id) {
+            started = true;
+            oom = killed = died = false;
+          }
+          oom ||= event.Action === 'oom';
+          killed ||= event.Action === 'kill';
+          died ||= event.Action === 'die';
         }
-        if (oom || containerKilled) break;
+        if (started && (oom || died)) break;
       }
     } catch {
       // The wait is over, or the engine is gone, which the next call will say.
     }
-    return { oom, containerKilled };
+    return { oom, killed, died };
   }
 }

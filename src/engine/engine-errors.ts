@@ -66,6 +66,12 @@ const ANSWER_RULES: readonly Rule[] = [
     hint: 'Inspect the sandbox for its state; a stopped one must be started first.',
   },
   {
+    code: 'validation_failed',
+    text: /cannot mkdir|not a directory|file name too long/i, // with the host's own path, which is nobody's business
+    message: ({ doing }) => `The engine could not ${doing}: the working directory can't be one.`,
+    hint: 'Use another workdir, below /workspace for example.',
+  },
+  {
     code: 'limit_exceeded',
     text: /range of cpus|cpus available|memory limit allowed|minimum memory|pids limit|kernel does not support/i,
     message: ({ doing }, text) => `The engine could not ${doing}: ${text}`,

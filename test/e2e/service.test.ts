@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { SandboxManager } from '../../src/index.js';
-import { dockerClient, eventually, IMAGE, newOwner, removeAll, RUN_LABELS, run } from '../fixtures/run.js';
+import { dockerClient, eventually, IMAGE, newOwner, removeAll, RUN_LABELS, RUN_SUFFIX, run } from '../fixtures/run.js';
 import { call, startServiceProcess, type ServiceProcess } from '../fixtures/service.js';
 
 const owner = newOwner();
@@ -121,6 +121,18 @@ describe('the service as a process', () => {
     await call(service, 'DELETE', { path });
   });
 
+  it('lists a file whose time no Date can hold', async () => {
+    const { body } = await call(service, 'POST', { path: '/api/sandboxes', json: {} });
+    const path = `/api/sandboxes/${body.id}`;
+    await call(service, 'POST', {
+      path: `${path}/execute`,
+      json: { command: 'touch -d @99999999999999 /dev/shm/far' },
+    });
+    const listed = await call(service, 'GET', { path: `${path}/files/list?path=/dev/shm` });
+    expect(listed).toMatchObject({ status: 200, body: { entries: [{ name: 'far' }] } });
+    await call(service, 'DELETE', { path });
+  });
+
   describe('wrong input', () => {
     let id: string;
     let stopped: string;
@@ -128,6 +140,7 @@ describe('the service as a process', () => {
       id = (await call(service, 'POST', { path: '/api/sandboxes', json: {} })).body.id;
       stopped = (await call(service, 'POST', { path: '/api/sandboxes', json: {} })).body.id;
       await call(service, 'POST', { path: `/api/sandboxes/${stopped}/stop` });
+      await call(service, 'POST', { path: `/api/sandboxes/${id}/execute`, json: { command: 'ln -s loop loop' } });
     });
 
     const json = { 'content-type': 'application/json' };
@@ -241,8 +254,66 @@ describe('the service as a process', () => {
         'limit_exceeded',
       ],
       ['a cursor that is none', 'GET', '/api/sandboxes?cursor=x', {}, 422, 'validation_failed'],
+      ['a loop of links', 'GET', '/api/sandboxes/ID/files?path=/workspace/loop', {}, 422, 'validation_failed'],
       [
-        'another host name',
+        'a loop to write',
+        'PUT',
+        '/api/sandboxes/ID/files?path=/workspace/loop',
+        { body: 'x' },
+        422,
+        'validation_failed',
+      ],
+      [
+        'a name that is too long',
+        'GET',
+        `/api/sandboxes/ID/files?path=/${'x'.repeat(256)}`,
+        {},
+        422,
+        'validation_failed',
+      ],
+      [
+        'a slash at the end of a file',
+        'PUT',
+        '/api/sandboxes/ID/files?path=/workspace/new/',
+        { body: 'x' },
+        409,
+        'is_a_directory',
+      ],
+      [
+        'a directory that must stay',
+        'DELETE',
+        '/api/sandboxes/ID/files?path=/workspace&recursive=true',
+        {},
+        403,
+        'permission_denied',
+      ],
+      [
+        'a working directory that is a file',
+        'POST',
+        '/api/sandboxes',
+        { json: { workdir: '/etc/passwd' } },
+        422,
+        'validation_failed',
+      ],
+      [
+        'half a surrogate pair',
+        'POST',
+        '/api/sandboxes',
+        { body: String.raw`{"env":{"A":"\ud800"}}`, headers: json },
+        422,
+        'validation_failed',
+      ],
+      [
+        'another host, by a name in front',
+        'GET',
+        '/api/sandboxes',
+        { headers: { origin: 'http://127.0.0.1.evil.example' } },
+        403,
+        'forbidden',
+      ],
+      ['no origin at all', 'GET', '/api/sandboxes', { headers: { origin: 'null' } }, 403, 'forbidden'],
+      [
+        'another origin',
         'GET',
         '/api/sandboxes',
         { headers: { origin: 'https://elsewhere.example' } },
@@ -265,19 +336,19 @@ describe('the service as a process', () => {
 
 describe('the life of the service', () => {
   it('is killed with -9 and started again: sandboxes are there, half-made ones are not', async () => {
-    const first = await startServiceProcess({ SANDBOX_OWNER: owner });
+    await using first = await startServiceProcess({ SANDBOX_OWNER: owner });
     const { body } = await call(first, 'POST', { path: '/api/sandboxes', json: { project_name: 'survivor' } });
     const path = `/api/sandboxes/${body.id}`;
     await call(first, 'PUT', { path: `${path}/files?path=/workspace/note`, body: 'still here' });
     const docker = dockerClient();
     const { Config } = await docker.getContainer(`sandyard-${body.id}`).inspect();
     await docker.createContainer({
-      name: 'sandyard-halfmade',
+      name: `sandyard-halfmade${RUN_SUFFIX}`,
       Image: IMAGE,
       Labels: {
         ...Config.Labels,
         ...RUN_LABELS,
-        'sandyard.id': 'halfmade',
+        'sandyard.id': `halfmade${RUN_SUFFIX}`,
         'sandyard.created-at': new Date(Date.now() - 3_600_000).toISOString(),
       },
     });
@@ -289,7 +360,7 @@ describe('the life of the service', () => {
     expect((await listed()).map(({ id }) => id)).toContain(body.id);
     const read = await call(second, 'POST', { path: `${path}/execute`, json: { command: ['cat', 'note'] } });
     expect(read.body.stdout).toBe('still here');
-    await eventually(async () => ((await listed()).some(({ id }) => id === 'halfmade') ? undefined : true));
+    await eventually(async () => ((await listed()).some(({ id }) => id.startsWith('halfmade')) ? undefined : true));
     await call(second, 'DELETE', { path });
   });
 

@@ -6,7 +6,7 @@ import { call, ROOT, startServiceProcess } from '../fixtures/service.js';
 describe('npm start on a machine that is set up', () => {
   it('serves, and says what with', async () => {
     await using service = await startServiceProcess(
-      { SANDBOX_OWNER: newOwner(), SANDBOX_NO_SUCH_SETTING: '1' },
+      { SANDBOX_OWNER: newOwner(), SANDBOX_TOKEN: '', SANDBOX_TOKEN_FILE: '', SANDBOX_NO_SUCH_SETTING: '1' },
       { command: ['scripts/start.mjs'] },
     );
     expect((await call(service, 'GET', { path: '/readyz' })).status).toBe(200);

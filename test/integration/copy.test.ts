@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Sandbox, SandboxManager } from '../../src/index.js';
 import { hostileArchives, hostileBox, rawArchive } from '../fixtures/hostile-archives.js';
 import { describeTree, makeProjectTree, temporaryDirectory } from '../fixtures/project-tree.js';
-import { dockerClient, IMAGE, removeAll, RUN_LABELS, testManager, testSandbox } from '../fixtures/run.js';
+import { dockerClient, IMAGE, removeAll, RUN_LABELS, RUN_SUFFIX, testManager, testSandbox } from '../fixtures/run.js';
 
 describe('copying', () => {
   let manager: SandboxManager;
@@ -88,7 +88,7 @@ describe('copying', () => {
   });
 
   describe('out of a hostile sandbox', () => {
-    let image: string;
+    let image: string | undefined;
     let hostile: Sandbox;
     const canary = '/tmp/sandyard-canary';
     const archives = hostileArchives(canary);
@@ -106,13 +106,13 @@ describe('copying', () => {
       }
       tar.finalize();
       await container.putArchive(Readable.from(tar), { path: '/' });
-      image = ((await container.commit({ repo: 'sandyard-test-hostile', tag: 'run' })) as { Id: string }).Id;
+      image = ((await container.commit({ repo: 'sandyard-test-hostile', tag: RUN_SUFFIX })) as { Id: string }).Id;
       await container.remove();
-      hostile = await manager.create({ image: 'sandyard-test-hostile:run' });
+      hostile = await manager.create({ image: `sandyard-test-hostile:${RUN_SUFFIX}` });
     });
     afterAll(async () => {
       await hostile?.destroy();
-      await dockerClient().getImage(image).remove({ force: true });
+      if (image !== undefined) await dockerClient().getImage(image).remove({ force: true });
     });
 
     it.each(archives.map((archive, index) => ({ ...archive, index })))(

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import type { Sandbox, SandboxManager } from '../../src/index.js';
-import { dockerClient, removeAll, RUN_LABELS, testManager, testSandbox, IMAGE } from '../fixtures/run.js';
+import { dockerClient, removeAll, RUN_LABELS, RUN_SUFFIX, testManager, testSandbox, IMAGE } from '../fixtures/run.js';
 
 describe('isolation of a default sandbox', () => {
   let manager: SandboxManager;
@@ -97,13 +97,13 @@ describe('isolation of a default sandbox', () => {
     const docker = dockerClient();
     const foreign = await docker.createContainer({
       Image: IMAGE,
-      name: 'sandyard-foreign1',
+      name: `sandyard-foreign${RUN_SUFFIX}`,
       Labels: { ...RUN_LABELS },
     });
     const other = await testManager();
     try {
       const theirs = await other.create();
-      for (const id of ['foreign1', theirs.id]) {
+      for (const id of [`foreign${RUN_SUFFIX}`, theirs.id]) {
         await expect(manager.get(id)).rejects.toMatchObject({ code: 'sandbox_not_found' });
         await expect(manager.destroy(id)).rejects.toMatchObject({ code: 'sandbox_not_found' });
       }

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
-import type { Sandbox, SandboxManager } from '../../src/index.js';
-import { countProcesses, removeAll, sleep, testManager } from '../fixtures/run.js';
+import type { Sandbox, SandboxManager, SandboxProcess } from '../../src/index.js';
+import { countProcesses, removeAll, sleep, testManager, testSandbox } from '../fixtures/run.js';
 
 /*
  * One command that leaves a child in its own group, one in a session of its own, a daemon forked twice, a child with an
@@ -46,25 +46,21 @@ describe('ending a command with all that it started', () => {
   });
 
   it('leaves no process on kill', async () => {
-    const process = await sandbox.spawn(tree(10_003));
-    const exit = process.wait();
-    await sleep(1500);
+    const process = await started(sandbox, tree(10_003));
     await process.kill('SIGKILL');
-    expect(await exit).toMatchObject({ outcome: 'killed', signal: 'SIGKILL' });
+    expect(await process.wait()).toMatchObject({ outcome: 'killed', signal: 'SIGKILL' });
     expect(await countProcesses(sandbox, 'sleep 10003')).toBe(0);
   });
 
   it('leaves no process on disposal, nor of what the manager started when it closes', async () => {
-    const disposed = await sandbox.spawn(tree(10_004));
-    await sleep(1000);
+    const disposed = await started(sandbox, tree(10_004));
     await disposed[Symbol.asyncDispose]();
     expect(await countProcesses(sandbox, 'sleep 10004')).toBe(0);
 
     const own = await testManager({ owner: manager.owner });
-    const exit = (await (await own.get(sandbox.id)).spawn(tree(10_005))).wait();
-    await sleep(1000);
+    const left = await started(await own.get(sandbox.id), tree(10_005));
     await own.close();
-    expect(await exit).toMatchObject({ outcome: 'killed' });
+    expect(await left.wait()).toMatchObject({ outcome: 'killed' });
     expect(await countProcesses(sandbox, 'sleep 10005')).toBe(0);
   });
 
@@ -81,12 +77,51 @@ describe('ending a command with all that it started', () => {
   });
 
   it('passes a signal on to a command that handles it', async () => {
-    const process = await sandbox.spawn(['bash', '-c', 'trap "echo got it; exit 3" USR1; while :; do sleep 0.1; done']);
-    await sleep(500);
-    await process.kill('SIGUSR1');
-    const printed: string[] = [];
-    for await (const { data } of process.output()) printed.push(Buffer.from(data).toString());
-    expect(printed.join('')).toContain('got it');
+    const trap = 'trap "echo got it; exit 3" USR1; echo ready; while :; do sleep 0.1; done';
+    const process = await sandbox.spawn(['bash', '-c', trap]);
+    let printed = '';
+    for await (const { data } of process.output()) {
+      printed += Buffer.from(data).toString();
+      if (printed === 'ready\n') await process.kill('SIGUSR1');
+    }
+    expect(printed).toContain('got it\n');
     expect(await process.wait()).toMatchObject({ outcome: 'exited', exitCode: 3 });
   });
+
+  it('can be killed while nobody reads what it prints', async () => {
+    const process = await sandbox.spawn(['yes']);
+    await sleep(1500);
+    await process.kill('SIGKILL');
+    expect(await process.wait()).toMatchObject({ outcome: 'killed' });
+    expect(await sandbox.exec(['echo', 'usable'])).toMatchObject({ stdout: 'usable\n' });
+  });
+
+  it('stops the sandbox where code in it ends whatever would end it', async () => {
+    const own = await testSandbox(manager);
+    await own.files.write('/workspace/fight.py', FIGHT);
+    const result = await own.exec(['python3', '/workspace/fight.py'], { timeoutMs: 1000 });
+    expect(result).toMatchObject({ outcome: 'timed_out' });
+    expect((await own.inspect()).state).toBe('exited');
+    await own.start();
+    expect(await countProcesses(own, 'fight.py')).toBe(0);
+  });
 });
+
+/** Ignores SIGTERM, and kills every process whose arguments have the mark by which commands are ended. */
+const FIGHT = `
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while True:
+    for pid in os.listdir('/proc'):
+        if not pid.isdigit() or int(pid) == os.getpid(): continue
+        try:
+            if b'SANDYARD_PROCESS=' in open('/proc/' + pid + '/cmdline', 'rb').read(): os.kill(int(pid), 9)
+        except Exception: pass
+`;
+
+/** Starts a command and waits until it has printed; what comes then is discarded. */
+async function started(sandbox: Sandbox, command: string): Promise<SandboxProcess> {
+  const process = await sandbox.spawn(command);
+  for await (const _ of process.output()) break;
+  return process;
+}

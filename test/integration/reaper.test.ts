@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import type { SandboxManager } from '../../src/index.js';
-import { dockerClient, eventually, IMAGE, removeAll, sleep, testManager } from '../fixtures/run.js';
+import { dockerClient, eventually, IMAGE, removeAll, RUN_SUFFIX, sleep, testManager } from '../fixtures/run.js';
 
 describe('the reaper', () => {
   let manager: SandboxManager;
@@ -51,7 +51,7 @@ describe('the reaper', () => {
     expect(await manager.reap()).toEqual([{ id: idle.id, reason: 'idle', removed: true }]);
     await running.kill('SIGKILL');
     await running.wait();
-    await sleep(500); // the end counts as activity, too
+    await sleep(1000); // the end counts as activity, too
     expect(await manager.reap()).toEqual([]);
     await sleep(2600);
     expect(await manager.reap()).toEqual([{ id: busy.id, reason: 'idle', removed: true }]);
@@ -78,10 +78,10 @@ describe('the reaper', () => {
         Image: IMAGE,
         Labels: { ...Config.Labels, 'sandyard.id': id, 'sandyard.created-at': createdAt.toISOString() },
       });
-    await halfMade('halfmadeold', new Date(Date.now() - 3_600_000));
-    await halfMade('halfmadenew', new Date());
+    await halfMade(`halfmadeold${RUN_SUFFIX}`, new Date(Date.now() - 3_600_000));
+    await halfMade(`halfmadenew${RUN_SUFFIX}`, new Date());
     const opened = await testManager({ owner: manager.owner });
-    expect((await remaining()).toSorted()).toEqual(['halfmadenew', sample.id].toSorted());
+    expect((await remaining()).toSorted()).toEqual([`halfmadenew${RUN_SUFFIX}`, sample.id].toSorted());
     await opened.close();
   });
 });

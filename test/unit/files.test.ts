@@ -5,7 +5,7 @@ import { describe, expect, it, vi } from 'vitest';
 
 import type { ExecSpec } from '../../src/engine/engine.js';
 import { SandboxFiles } from '../../src/files.js';
-import type { SandboxProcess } from '../../src/sandbox-process.js';
+import { RunningProcesses } from '../../src/sandbox-process.js';
 import { FakeEngine } from '../fixtures/fake-engine.js';
 import type { FakeCommand } from '../fixtures/fake-exec.js';
 
@@ -20,7 +20,7 @@ function setUp(command: FakeCommand) {
     user: '1000:1000',
     workdir: '/workspace',
     execTimeoutMs: 60_000,
-    processes: new Set<SandboxProcess>(),
+    processes: new RunningProcesses(),
     noteActivity: () => {},
   });
   const spec = () => engine.calls[0]?.args[1] as ExecSpec;

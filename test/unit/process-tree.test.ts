@@ -78,7 +78,7 @@ describe('signalTree', () => {
 
   it.each([
     [0, undefined],
-    [137, undefined],
+    [137, 'engine_error'],
     [1, 'engine_error'],
     [126, 'engine_error'],
   ])('when the sandbox answers %d: %s', async (exitCode, code) => {

@@ -4,7 +4,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 
 import { SandyardError } from '../../src/errors.js';
 import { exec, spawn, toUidGid } from '../../src/process.js';
-import type { ProcessTarget, SandboxProcess } from '../../src/sandbox-process.js';
+import { RunningProcesses, type ProcessTarget, type SandboxProcess } from '../../src/sandbox-process.js';
 import { FakeEngine } from '../fixtures/fake-engine.js';
 import { exited, type FakeCommand } from '../fixtures/fake-exec.js';
 
@@ -18,7 +18,7 @@ function makeTarget(command?: FakeCommand): { engine: FakeEngine; target: Proces
     user: '1000:1000',
     workdir: '/workspace',
     execTimeoutMs: 60_000,
-    processes: new Set<SandboxProcess>(),
+    processes: new RunningProcesses(),
     noteActivity: () => {},
   };
   return { engine, target };
@@ -322,17 +322,18 @@ describe('a timeout', () => {
     expect(await exec(target, ['x'], { timeoutMs: 2 ** 40 })).toMatchObject({ outcome: 'exited' });
   });
 
-  it('holds for what no signal ends', async () => {
+  it('stops the sandbox for what no signal ends', async () => {
     fakeTimers();
-    const { target } = makeTarget(async (_, io) => {
+    const { engine, target } = makeTarget(async (_, io) => {
       io.ignore('SIGTERM', 'SIGKILL');
       await io.print('so far');
       return io.forever();
     });
     const result = exec(target, ['x'], { timeoutMs: 1000 });
     result.catch(() => {});
-    await advance(20_000);
+    await advance(40_000);
     expect(await result).toMatchObject({ outcome: 'timed_out', exitCode: null, stdout: 'so far' });
+    expect(engine.count('stopContainer')).toBe(1);
   });
 
   it('holds for a process whose output somebody began to read and then left waiting', async () => {
