@@ -4,7 +4,8 @@ import { inspect } from 'node:util';
 import type Docker from 'dockerode';
 
 import { SandyardError } from '../errors.js';
-import { describeAddress, discoverEngine, type DiscoveryEnvironment, type EngineAddress } from './discovery.js';
+import type { EngineEnvironment } from '../config.js';
+import { describeAddress, discoverEngine, type EngineAddress } from './discovery.js';
 import type { CallOptions } from './engine.js';
 import {
   engineUnavailable,
@@ -44,10 +45,10 @@ export interface Connected {
  * after its first byte of answer.
  */
 export class EngineConnection {
-  readonly #source: { docker: Docker } | { env: DiscoveryEnvironment };
+  readonly #source: { docker: Docker } | { env: EngineEnvironment };
   #connecting: Promise<Connected> | undefined;
 
-  constructor(source: { docker: Docker } | { env: DiscoveryEnvironment }) {
+  constructor(source: { docker: Docker } | { env: EngineEnvironment }) {
     this.#source = source;
   }
 

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import * as http from 'node:http';
 import * as https from 'node:https';
 import { join } from 'node:path';
+import type { EngineEnvironment } from '../config.js';
 import { SandyardError } from '../errors.js';
 
 /** Where an engine listens. The TLS fields are PEM texts. */
@@ -20,15 +21,6 @@ interface EngineAttempt {
   readonly where: string;
   readonly problem: 'absent' | 'permission' | 'refused' | 'timeout' | 'unusable';
   readonly detail: string;
-}
-
-/** The variables that say where an engine is; the caller takes them from its environment. */
-export interface DiscoveryEnvironment {
-  readonly DOCKER_HOST?: string | undefined;
-  readonly DOCKER_TLS_VERIFY?: string | undefined;
-  readonly DOCKER_CERT_PATH?: string | undefined;
-  readonly XDG_RUNTIME_DIR?: string | undefined;
-  readonly HOME?: string | undefined;
 }
 
 export interface DiscoveryOptions {
@@ -56,10 +48,7 @@ const FORMS = 'Use unix:///path/to/docker.sock or tcp://host:port.';
  *
  * @throws SandyardError `config_invalid` when DOCKER_HOST or its certificates can't be used, `aborted`.
  */
-export async function discoverEngine(
-  env: DiscoveryEnvironment,
-  options: DiscoveryOptions = {},
-): Promise<DiscoveryResult> {
+export async function discoverEngine(env: EngineEnvironment, options: DiscoveryOptions = {}): Promise<DiscoveryResult> {
   const candidates = env.DOCKER_HOST
     ? [await addressFromEnvironment(env, env.DOCKER_HOST)]
     : (options.sockets ?? usualSockets(env)).map((socketPath) => ({ kind: 'unix', socketPath }) as const);
@@ -74,7 +63,7 @@ export async function discoverEngine(
 }
 
 /** The sockets of Docker, Docker Desktop, Colima, OrbStack, Rancher Desktop and Podman, in the order to try them. */
-export function usualSockets(env: DiscoveryEnvironment): string[] {
+export function usualSockets(env: EngineEnvironment): string[] {
   const uid = process.getuid?.();
   const runtimeDirs = [env.XDG_RUNTIME_DIR, uid === undefined ? undefined : `/run/user/${uid}`].filter(isSet);
   const homes = [env.HOME].filter(isSet);
@@ -163,7 +152,7 @@ function unusableHost(value: string, reason: string, hint: string): SandyardErro
   return new SandyardError('config_invalid', `DOCKER_HOST=${value} can't be used: ${reason}`, { hint });
 }
 
-async function addressFromEnvironment(env: DiscoveryEnvironment, dockerHost: string): Promise<EngineAddress> {
+async function addressFromEnvironment(env: EngineEnvironment, dockerHost: string): Promise<EngineAddress> {
   const plain = parseDockerHost(dockerHost);
   if (plain.kind === 'unix') return plain;
   const wantsTls =
@@ -173,7 +162,7 @@ async function addressFromEnvironment(env: DiscoveryEnvironment, dockerHost: str
   return wantsTls ? parseDockerHost(dockerHost, await readCertificates(env)) : plain;
 }
 
-async function readCertificates(env: DiscoveryEnvironment): Promise<EngineTls> {
+async function readCertificates(env: EngineEnvironment): Promise<EngineTls> {
   const folder = env.DOCKER_CERT_PATH || join(env.HOME ?? '/', '.docker');
   const read = async (name: string): Promise<string> => {
     const path = join(folder, name);

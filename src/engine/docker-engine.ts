@@ -2,10 +2,10 @@ import type Docker from 'dockerode';
 import { pipeline, type Readable } from 'node:stream';
 import { extract } from 'tar-stream';
 
+import type { EngineEnvironment } from '../config.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { EngineConnection, type CallSettings } from './connection.js';
 import { toCreateOptions, verifyApplied } from './container-spec.js';
-import type { DiscoveryEnvironment } from './discovery.js';
 import { startExec } from './docker-exec.js';
 import type {
   CallOptions,
@@ -46,7 +46,7 @@ export class DockerEngine implements Engine {
   readonly #connection: EngineConnection;
 
   /** A ready dockerode client, or the environment in which to look for an engine. Does no I/O. */
-  constructor(source: { docker: Docker } | { env: DiscoveryEnvironment }) {
+  constructor(source: { docker: Docker } | { env: EngineEnvironment }) {
     this.#connection = new EngineConnection(source);
   }
 
