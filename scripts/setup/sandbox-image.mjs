@@ -6,7 +6,6 @@ import { ROOT, SetupFailure, diskHint, findProgram, hashContents, progress } fro
 import { aptInstall, describeHost, hostMirrors } from './host.mjs';
 
 const DOCKERFILE = 'Dockerfile.sandbox';
-const CONTENTS = [DOCKERFILE, 'warden'];
 const DEFAULT_BASE = 'ubuntu:24.04';
 const NEEDED_BYTES = 3 * 1024 ** 3;
 
@@ -31,7 +30,7 @@ async function buildSandboxImage(docker, { image, address, log }) {
   try {
     await buildImage(docker, {
       context: ROOT,
-      include: CONTENTS.filter((path) => existsSync(`${ROOT}/${path}`)),
+      include: [DOCKERFILE],
       dockerfile: DOCKERFILE,
       tag: image,
       buildArgs: { BASE_IMAGE: base, ...networkBuildArgs() },
@@ -44,7 +43,7 @@ async function buildSandboxImage(docker, { image, address, log }) {
 
 /** The name says what is in the image: another Dockerfile or another base gives another name. */
 function sandboxImageName() {
-  return `sandyard-sandbox:${hashContents(CONTENTS, [process.env.BASE_IMAGE ?? '']).slice(0, 12)}`;
+  return `sandyard-sandbox:${hashContents([DOCKERFILE], [process.env.BASE_IMAGE ?? '']).slice(0, 12)}`;
 }
 
 async function ensureChosenImage(docker, { image, log }) {
