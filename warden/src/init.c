@@ -1,0 +1,224 @@
+#define _GNU_SOURCE
+#include "init.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "confine.h"
+#include "loop.h"
+#include "process.h"
+#include "record.h"
+#include "mark.h"
+#include "tunnel.h"
+#include "usage.h"
+
+/* For everything to end by itself when the sandbox does. */
+#define END_GRACE_MS 2000
+/* After so long without a process, memory that is not needed goes back. */
+#define REST_MS 1000
+#define STOPPED (128 + SIGTERM)
+
+unsigned char boot_id[BOOT_ID_BYTES];
+
+static struct watch signals;
+static struct timer end_timer, rest_timer;
+static int end_code = -1;
+static int64_t lease_ms, idle_ms;
+
+static _Noreturn void fail(int code, const char *what)
+{
+	dprintf(2, "sandyard-warden: %s: %s\n", what, strerror(errno));
+	_exit(code);
+}
+
+static void on_end_timer(struct timer *timer)
+{
+	(void)timer;
+	/* The kernel kills whatever is left when PID 1 has gone. */
+	_exit(end_code);
+}
+
+void init_end(int code)
+{
+	if (end_code >= 0)
+		return;
+	end_code = code;
+	kill(-1, SIGTERM);
+	kill(-1, SIGCONT);
+	end_timer.fire = on_end_timer;
+	/* Who stops a container says itself how long that may take. */
+	if (code != STOPPED)
+		timer_set(&end_timer, END_GRACE_MS);
+}
+
+static void on_signal(struct watch *watch, uint32_t events)
+{
+	struct signalfd_siginfo info;
+
+	(void)events;
+	while (read(watch->fd, &info, sizeof info) == sizeof info)
+		if (info.ssi_signo == SIGTERM)
+			init_end(STOPPED);
+}
+
+static void on_rest(struct timer *timer)
+{
+	(void)timer;
+	tunnels_rest();
+	malloc_trim(0);
+}
+
+/* Once per round of the loop: a signal that was sent twice before it was read comes once. */
+static void settle(void)
+{
+	static bool was_busy;
+	bool is_busy = process_count() > 0;
+
+	if (!process_reap() && end_code >= 0) {
+		/* The last words go out as far as they can without waiting. */
+		tunnels_settle();
+		_exit(end_code);
+	}
+	tunnels_settle();
+	rest_timer.fire = on_rest;
+	if (was_busy && !is_busy)
+		timer_set(&rest_timer, REST_MS);
+	was_busy = is_busy;
+}
+
+static void open_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_SETMASK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	signals = (struct watch){ .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = on_signal };
+	if (watch_for(&signals, EPOLLIN) < 0)
+		fail(END_STATE, "signals");
+}
+
+/* Makes it, and what is above it, where it isn't there. */
+static int make_directory(const char *path, mode_t mode)
+{
+	char above[4096];
+	const char *slash = strrchr(path, '/');
+
+	if (mkdir(path, mode) == 0 || errno == EEXIST)
+		return 0;
+	if (errno != ENOENT || slash == path || (size_t)(slash - path) >= sizeof above)
+		return -1;
+	memcpy(above, path, (size_t)(slash - path));
+	above[slash - path] = '\0';
+	return make_directory(above, 0755) < 0 ? -1 : mkdir(path, mode);
+}
+
+/* Where the record is and the socket. It must be root's and nobody else's, whatever the image has there. */
+static void make_state_directory(void)
+{
+	struct stat found;
+
+	if (make_directory(STATE_DIRECTORY, 0700) < 0 || lstat(STATE_DIRECTORY, &found) < 0)
+		fail(END_STATE, STATE_DIRECTORY);
+	if (!S_ISDIR(found.st_mode) || found.st_uid != 0) {
+		errno = ENOTDIR;
+		fail(END_STATE, STATE_DIRECTORY);
+	}
+	if (chmod(STATE_DIRECTORY, 0700) < 0)
+		fail(END_STATE, STATE_DIRECTORY);
+}
+
+/* "UID:GID:/path": a directory that the user is to have. One that can't be had shows where it is used. */
+static void give_directory(const char *text)
+{
+	char *path;
+	unsigned long uid = strtoul(text, &path, 10);
+	unsigned long gid = *path == ':' ? strtoul(path + 1, &path, 10) : 0;
+
+	if (path[0] != ':' || path[1] != '/')
+		fail(END_ARGUMENTS, text);
+	path++;
+	if (make_directory(path, 0755) == 0 && lchown(path, (uid_t)uid, (gid_t)gid) < 0)
+		dprintf(2, "sandyard-warden: %s: %s\n", path, strerror(errno));
+}
+
+static const char *value_of(const char *argument, const char *name)
+{
+	size_t length = strlen(name);
+
+	return strncmp(argument, name, length) == 0 ? argument + length : NULL;
+}
+
+static void read_argument(const char *argument)
+{
+	const char *value;
+
+	if ((value = value_of(argument, "--ttl-ms=")))
+		lease_ms = strtoll(value, NULL, 10);
+	else if ((value = value_of(argument, "--idle-ms=")))
+		idle_ms = strtoll(value, NULL, 10);
+	else if ((value = value_of(argument, "--nofile=")))
+		spawn_set_nofile(strtoul(value, NULL, 10));
+	else if ((value = value_of(argument, "--own=")))
+		give_directory(value);
+	else {
+		errno = EINVAL;
+		fail(END_ARGUMENTS, argument);
+	}
+}
+
+/* Descriptors 0 to 2 are there, and lead nowhere: nothing that comes later gets one of these numbers by chance. */
+static void close_standard_streams(void)
+{
+	int fd = open("/dev/null", O_RDWR);
+
+	for (int i = 0; i < 3 && fd >= 0; i++)
+		if (fd != i)
+			dup2(fd, i);
+	if (fd > 2)
+		close(fd);
+}
+
+int init_main(int argc, char **argv)
+{
+	if (getpid() != 1) {
+		dprintf(2, "sandyard-warden: init is for PID 1 of a container: it ends all other processes.\n");
+		return END_ARGUMENTS;
+	}
+	/* Nobody traces it or reads its memory, whatever their rights in the sandbox. */
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	umask(022);
+	for (int i = 2; i < argc; i++)
+		read_argument(argv[i]);
+	make_state_directory();
+	if (getrandom(boot_id, sizeof boot_id, 0) != sizeof boot_id)
+		fail(END_STATE, "random numbers");
+	if (confine() < 0)
+		fail(END_STATE, "confinement");
+	loop_open();
+	mark_open();
+	usage_open();
+	output_set_memory(usage_memory_limit());
+	open_signals();
+	if (tunnel_open_socket() < 0)
+		fail(END_STATE, SOCKET_PATH);
+	record_open(lease_ms, idle_ms);
+	close_standard_streams();
+	for (;;) {
+		loop_round();
+		settle();
+	}
+}

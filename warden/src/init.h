@@ -1,0 +1,17 @@
+/* PID 1: starts, runs the loop, and ends the sandbox. */
+#ifndef INIT_H
+#define INIT_H
+
+int init_main(int argc, char **argv);
+/* Has everything in the sandbox end, and then the sandbox, with this exit code. */
+void init_end(int code);
+
+/* connect.c: hands its standard input and output to PID 1, and waits for the end of the tunnel. */
+int connect_main(void);
+
+#define SOCKET_PATH "/var/lib/sandyard/socket"
+#define BOOT_ID_BYTES 16
+
+extern unsigned char boot_id[BOOT_ID_BYTES];
+
+#endif

@@ -1,0 +1,18 @@
+/* The mark that every process of one tree bears and can't shed: a supplementary group of its own, which children
+ * inherit and which nobody without CAP_SETGID can give up. */
+#ifndef MARK_H
+#define MARK_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+void mark_open(void);
+/* One that no process bears. */
+gid_t mark_new(void);
+/* Sends the signal, if it isn't 0, to every process that bears the mark. Returns how many there are that still run. */
+int mark_signal(gid_t mark, int signal);
+/* Whether a process with the mark has lost its parent, as what outlives the first of its tree has. `is_main` tells the
+ * processes that PID 1 has started itself. */
+bool mark_left(gid_t mark, bool (*is_main)(pid_t pid));
+
+#endif
