@@ -4,7 +4,8 @@
 set -eu
 
 context="$(dirname "$0")/context"
-recipe="$(cd "$context" && find . -type f -exec sha256sum {} + | sort | cat - "$0" | sha256sum | cut -d ' ' -f 1)"
+# Of the warden what Dockerfile.sandbox takes, and not what somebody has built beside it
+recipe="$(cd "$context" && find Dockerfile.sandbox warden/Makefile warden/src -type f -exec sha256sum {} + | sort | cat - "$0" | sha256sum | cut -d ' ' -f 1)"
 recipe="$recipe-$(printf %s "$BASE_IMAGE" | sha256sum | cut -c 1-12)"
 
 if found="$(docker image inspect --format '{{ index .Config.Labels "sandyard.recipe" }}' "$SANDBOX_IMAGE" 2> /dev/null)"; then

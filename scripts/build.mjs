@@ -1,5 +1,14 @@
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { ROOT, SetupFailure, hashContents, isMain, reportFailure } from './setup/common.mjs';
 
@@ -25,6 +34,7 @@ export function build({ log = console.log } = {}) {
   // Without its stamp, a dist that is half written is never taken for a good one
   rmSync(STAMP, { force: true });
   const files = [...compile(), ...copyDocs()];
+  makeExecutable();
   removeAllBut(new Set(files));
   writeFileSync(STAMP, JSON.stringify({ hash, files: files.map((file) => relative(DIST, file)) }));
   return true;
@@ -51,6 +61,12 @@ function compile() {
     throw new SetupFailure(`The sources do not compile.\n${problems}`);
   }
   return emitted;
+}
+
+/** The programs of the package, which npm makes executable only where it installs them. */
+function makeExecutable() {
+  const { bin = {} } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
+  for (const path of Object.values(bin)) chmodSync(join(ROOT, path), 0o755);
 }
 
 /** Copies what the page at /docs needs, so that a packed Sandyard needs no package for it. */

@@ -1,9 +1,16 @@
-/** Keeps the first `max` bytes, without a character that they end in the middle of, and counts the rest. */
+const FIRST_BYTES = 4096;
+
+/** Keeps nothing between two texts; making one takes longer than decoding a line. */
+const decoder = new TextDecoder();
+
+/**
+ * Keeps the first `max` bytes, without a character that they end in the middle of. In one piece of memory, of twice their
+ * size at the most: output may come byte by byte, and each piece apart would take a hundred times that.
+ */
 export class BoundedText {
   readonly #max: number;
-  readonly #chunks: Uint8Array[] = [];
+  #bytes = Buffer.alloc(0);
   #kept = 0;
-  #total = 0;
 
   constructor(max: number) {
     this.#max = max;
@@ -11,15 +18,23 @@ export class BoundedText {
 
   add(data: Uint8Array): void {
     const kept = data.subarray(0, this.#max - this.#kept);
-    if (kept.length > 0) this.#chunks.push(Buffer.from(kept));
-    this.#kept += kept.length;
-    this.#total += data.length;
+    const needed = this.#kept + kept.length;
+    if (needed > this.#bytes.length) {
+      const larger = Buffer.allocUnsafe(
+        Math.max(needed, Math.min(this.#max, Math.max(FIRST_BYTES, 2 * this.#bytes.length))),
+      );
+      larger.set(this.#bytes.subarray(0, this.#kept));
+      this.#bytes = larger;
+    }
+    this.#bytes.set(kept, this.#kept);
+    this.#kept = needed;
   }
 
-  finish(): { text: string; dropped: number } {
-    const bytes = Buffer.concat(this.#chunks);
-    const whole = this.#total > this.#kept ? bytes.subarray(0, wholeCharacters(bytes)) : bytes;
-    return { text: new TextDecoder().decode(whole), dropped: this.#total - whole.length };
+  /** What was kept of `total` bytes, and how many that leaves out. */
+  finish(total: number): { text: string; dropped: number } {
+    const bytes = this.#bytes.subarray(0, this.#kept);
+    const whole = total > this.#kept ? bytes.subarray(0, wholeCharacters(bytes)) : bytes;
+    return { text: decoder.decode(whole), dropped: Math.max(0, total - whole.length) };
   }
 }
 

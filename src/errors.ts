@@ -22,6 +22,8 @@ const ERROR_TABLE = {
   sandbox_died: { status: 502, retryable: false, title: 'The sandbox ended during the call' },
 
   // Commands
+  process_not_found: { status: 404, retryable: false, title: 'There is no such process' },
+  output_lost: { status: 410, retryable: false, title: 'That part of the output is no longer kept' },
   command_not_found: { status: 422, retryable: false, title: 'The command was not found in the sandbox' },
   command_not_executable: { status: 422, retryable: false, title: 'The command could not be executed' },
   workdir_not_found: { status: 422, retryable: false, title: 'The working directory does not exist' },
@@ -39,7 +41,12 @@ const ERROR_TABLE = {
     title: 'The archive has an entry that could write outside its target',
   },
   archive_too_large: { status: 413, retryable: false, title: 'The archive grew past its limit' },
+  precondition_failed: { status: 412, retryable: false, title: 'The file is not as the condition demands' },
+  range_not_satisfiable: { status: 416, retryable: false, title: 'The range lies outside the file' },
   file_operation_failed: { status: 500, retryable: false, title: 'The file operation failed' },
+
+  // Ports
+  port_not_open: { status: 502, retryable: true, title: 'Nothing in the sandbox listens on the port' },
 
   // The engine
   image_not_found: { status: 404, retryable: false, title: 'The engine does not have the image' },
@@ -47,6 +54,7 @@ const ERROR_TABLE = {
   engine_timeout: { status: 504, retryable: true, title: 'The Docker engine did not answer in time' },
   engine_error: { status: 502, retryable: false, title: 'The Docker engine refused' },
   out_of_disk: { status: 507, retryable: false, title: 'The disk is full' },
+  channel_failed: { status: 502, retryable: false, title: 'What came from the sandbox was not the protocol' },
 
   // Us
   config_invalid: { status: 500, retryable: false, title: 'The configuration is not valid' },
@@ -81,7 +89,11 @@ export interface SandyardErrorOptions {
   readonly cause?: unknown;
   /** The single faults of an input; only with `validation_failed` and `limit_exceeded`. */
   readonly issues?: readonly InputIssue[];
+  /** What a program needs to go on, such as `firstSeq` with `output_lost`. Small, and safe to show. */
+  readonly details?: ErrorDetails;
 }
+
+export type ErrorDetails = Readonly<Record<string, string | number | boolean | null>>;
 
 /**
  * The one error class of Sandyard. `message` says what failed and on what, `hint` what to do next, `code` is stable and
@@ -92,12 +104,14 @@ export class SandyardError extends Error {
   readonly code: ErrorCode;
   readonly hint: string | undefined;
   readonly issues: readonly InputIssue[];
+  readonly details: ErrorDetails;
 
   constructor(code: ErrorCode, message: string, options: SandyardErrorOptions = {}) {
     super(message, 'cause' in options ? { cause: options.cause } : undefined);
     this.code = code;
     this.hint = options.hint;
     this.issues = options.issues ?? [];
+    this.details = options.details ?? {};
   }
 
   get status(): number {

@@ -3,18 +3,19 @@ import type { ContainerState } from './engine/engine.js';
 /** Why a sandbox may be removed. */
 export type ExpiryReason = 'lease_expired' | 'idle' | 'max_lifetime' | 'stopped_too_long' | 'half_created';
 
+/** What the warden ends a sandbox with: see `warden/PROTOCOL.md`. */
+const LEASE_EXPIRED_EXIT_CODE = 90;
+const IDLE_EXIT_CODE = 91;
+
 /** All that the rule goes by. */
 export interface ExpiryFacts {
   readonly state: ContainerState;
   readonly createdAt: Date;
   readonly maxLifetimeMs: number;
-  readonly expiresAt: Date;
-  readonly idleTimeoutMs: number | null;
-  readonly lastActiveAt: Date;
-  /** Whether a command runs in it. */
-  readonly busy: boolean;
   /** When it stopped; `undefined` while it runs. */
   readonly finishedAt: Date | undefined;
+  /** What it stopped with; says nothing while it runs. */
+  readonly exitCode: number;
 }
 
 export interface ExpiryRules {
@@ -24,22 +25,19 @@ export interface ExpiryRules {
 }
 
 /**
- * How much older than the truth a recorded last activity may be, as a part of the idle timeout: activity is recorded no
- * more often than that. The rule waits as much longer.
+ * Why a sandbox has expired by `now`, or `undefined` while it hasn't. A lease is the sandbox's own: it ends itself when
+ * that runs out, and says so by its exit code. So one that runs has not expired, but for its longest lifetime, which is
+ * the backstop for a sandbox that doesn't end itself.
  */
-export const ACTIVITY_RESOLUTION = 0.25;
-
-/** Why a sandbox has expired by `now`, or `undefined` while it hasn't. */
 export function judgeExpiry(facts: ExpiryFacts, rules: ExpiryRules, now: Date): ExpiryReason | undefined {
   const time = now.getTime();
   const age = time - facts.createdAt.getTime();
   if (facts.state === 'created') return age > rules.halfCreatedAfterMs ? 'half_created' : undefined;
-  if (age > facts.maxLifetimeMs) return 'max_lifetime';
-  if (time > facts.expiresAt.getTime()) return 'lease_expired';
-  if (facts.state === 'exited' && facts.finishedAt !== undefined) {
-    return time - facts.finishedAt.getTime() > rules.stoppedRetentionMs ? 'stopped_too_long' : undefined;
+  if (facts.state === 'exited') {
+    if (facts.exitCode === LEASE_EXPIRED_EXIT_CODE) return 'lease_expired';
+    if (facts.exitCode === IDLE_EXIT_CODE) return 'idle';
   }
-  if (facts.idleTimeoutMs === null || facts.busy) return undefined;
-  const quiet = time - facts.lastActiveAt.getTime();
-  return quiet > facts.idleTimeoutMs * (1 + ACTIVITY_RESOLUTION) ? 'idle' : undefined;
+  if (age > facts.maxLifetimeMs) return 'max_lifetime';
+  if (facts.state !== 'exited' || facts.finishedAt === undefined) return undefined;
+  return time - facts.finishedAt.getTime() > rules.stoppedRetentionMs ? 'stopped_too_long' : undefined;
 }

@@ -1,109 +1,55 @@
-import { Readable } from 'node:stream';
-import { customAlphabet } from 'nanoid';
+import type { Readable } from 'node:stream';
 import { z } from 'zod';
 
-import { SandyardError, type ErrorCode } from './errors.js';
-import { OWN_ENVIRONMENT } from './process-tree.js';
-import { abandon, keepFailure, spawn } from './process.js';
-import type { ProcessTarget, SandboxProcess, Stdin } from './sandbox-process.js';
+import { Builtin, runBuiltin, type BuiltinCall } from './builtin.js';
+import { SandyardError } from './errors.js';
+import { notRecord, RecordReader, toFileInfo, type FileEvent, type FileInfo } from './file-entries.js';
+import { outsideTarget, preconditionFailed, type FileFailure } from './file-errors.js';
+import { readContent, readEntry, readEvents, toReadable } from './file-streams.js';
+import { checkStdin } from './process.js';
+import { quoteName } from './quote.js';
+import type { ProcessTarget } from './remote-run.js';
 import { fields, formatSize, parseInput } from './schemas.js';
+import { abandon, type Stdin } from './stdin.js';
 
-/** Moving bytes may take as long as it takes; this only ends what hangs. */
-const TRANSFER_TIMEOUT_MS = 6 * 3_600_000;
 const READ_MAX_BYTES = 64 * 1024 * 1024;
 const LIST_MAX_BYTES = 64 * 1024 * 1024;
-const STDERR_KEPT_BYTES = 4096;
-const MAX_DATE_MS = 8.64e15;
-
-const newNonce = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 32);
-
-export interface FileInfo {
-  readonly path: string;
-  readonly name: string;
-  readonly type: 'file' | 'directory' | 'symlink' | 'other';
-  readonly sizeBytes: number;
-  /** Permission bits, with setuid, setgid and sticky. */
-  readonly mode: number;
-  readonly modifiedAt: Date;
-  readonly uid: number;
-  readonly gid: number;
-  /** Where a symlink points, as it is written in it. */
-  readonly linkTarget: string | null;
-}
+const LIST_MAX_ENTRIES = 1_000_000;
+const DIRECTORY_MODE = 0o755;
 
 interface CallOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/*
- * Each operation is one command in the sandbox, run as the sandbox's user: what that user may not do, it can't do
- * through us either, and every link is resolved inside. Names are arguments, never parts of a script.
- */
-const READ = `
-if [ -d "$1" ]; then echo "$1: Is a directory" >&2; exit 1; fi
-if [ -e "$1" ] && ! [ -f "$1" ]; then echo "$1: Not a regular file" >&2; exit 1; fi
-exec cat -- "$1"`;
+export interface OpenOptions extends CallOptions {
+  /** Where to begin; below zero, that many bytes before the end. Default: 0. */
+  readonly offset?: number | undefined;
+  /** How many bytes at the most. Default: to the end. */
+  readonly length?: number | undefined;
+}
 
-/*
- * $1 path, $2 mode or nothing, $3 nonce. Writes a file of its own beside the target and renames it over the target, so
- * that there is always the old file or the new one. The nonce comes after the data: without it the input broke off, and
- * an end of file alone doesn't tell that. A link is written through, as by open(2); the x keeps $() from
- * cutting newlines off a name.
- */
-const WRITE = `
-path=$1
-case $path in */) echo "$1: Is a directory" >&2; exit 1;; esac
-if [ -L "$path" ] && ! [ -e "$path" ] && ! readlink -f -- "$path" >/dev/null; then
-  echo "$1: Too many levels of symbolic links" >&2; exit 1
-fi
-if [ -L "$path" ]; then path=$(readlink -f -- "$path" && printf x) || exit 1; path=\${path%?x}; fi
-if [ -d "$path" ]; then echo "$1: Is a directory" >&2; exit 1; fi
-dir=\${path%/*}
-mkdir -p -- "\${dir:-/}" || exit 1
-mode=$2
-if [ -z "$mode" ]; then
-  mode=644
-  if [ -e "$path" ]; then mode=$(stat -c %a -- "$path") || exit 1; fi
-fi
-if [ -e "$path" ] && ! [ -w "$path" ]; then echo "$1: Permission denied" >&2; exit 1; fi
-temp=$(mktemp "\${dir:-/}/.sandyard-XXXXXXXX") || exit 1
-trap 'rm -f -- "$temp"' EXIT
-trap 'exit 143' TERM INT HUP
-cat >"$temp" || exit 1
-size=$(stat -c %s -- "$temp")
-if [ "$(tail -c 32 -- "$temp")" != "$3" ]; then echo "the input broke off" >&2; exit 1; fi
-truncate -s $((size - 32)) -- "$temp" && chmod "$mode" -- "$temp" && mv -fT -- "$temp" "$path" || exit 1
-trap - EXIT`;
+/** A part of a file, as the file was when it was opened. */
+export interface OpenFile {
+  readonly info: FileInfo;
+  /** Where the part begins, and its length. */
+  readonly start: number;
+  readonly length: number;
+  /** Read it to its end, or destroy it. It fails where the file becomes shorter meanwhile. */
+  readonly body: Readable;
+}
 
-/** Fields and entries end in NUL, the one byte that no name has. */
-const FIND_FORMAT = String.raw`%y\0%s\0%m\0%T@\0%U\0%G\0%l\0%P\0`;
-const FIND_FIELDS = 8;
+export interface WriteOptions extends CallOptions {
+  /** Permission bits. Default: those of the old file, or 0644. */
+  readonly mode?: number | undefined;
+  /** The `etag` that the file must have, or `*` where it must exist. */
+  readonly ifMatch?: string | undefined;
+  /** `*` where the file must not exist. */
+  readonly ifNoneMatch?: '*' | undefined;
+}
 
-const LIST = `
-if ! [ -e "$1" ]; then echo "$1: No such file or directory" >&2; exit 1; fi
-if ! [ -d "$1" ]; then echo "$1: Not a directory" >&2; exit 1; fi
-if ! [ -r "$1" ] || ! [ -x "$1" ]; then echo "$1: Permission denied" >&2; exit 1; fi
-find -H "$1" -mindepth 1 -maxdepth "$2" -printf "$3" 2>/dev/null || :`;
-
-/** With the directory above first: what is in a directory must not go when the directory itself can't. */
-const REMOVE = `
-dir=\${1%/*}
-if [ -e "$1" ] && ! [ -w "\${dir:-/}" ]; then echo "$1: Permission denied" >&2; exit 1; fi
-if [ -d "$1" ] && ! [ -L "$1" ] && [ "$2" = no ]; then exec rmdir -- "$1"; fi
-if [ -e "$1" ] || [ -L "$1" ]; then exec rm -rf -- "$1"; fi
-exec ls -d -- "$1"`;
-
-const READ_ARCHIVE = `
-if [ -d "$1" ]; then exec tar -C "$1" -cf - .; fi
-case $1 in */) echo "$1: Not a directory" >&2; exit 1;; esac
-dir=\${1%/*}
-exec tar -C "\${dir:-/}" -cf - -- "\${1##*/}"`;
-
-/** A directory that may not be written to gets its mode last: an archive may have what is in it anywhere after it. */
-const WRITE_ARCHIVE = `
-mkdir -p -- "$1" || exit 1
-umask 0
-exec tar -C "$1" -xf - --no-same-owner --no-same-permissions --delay-directory-restore`;
+const offsetSchema = z.int();
+const lengthSchema = z.int().min(0);
+const depthSchema = z.int().min(1).max(64);
 
 /** The files of one sandbox. All paths are absolute; all operations have the rights of the sandbox's user. */
 export class SandboxFiles {
@@ -120,18 +66,16 @@ export class SandboxFiles {
    */
   async read(path: string, options: CallOptions & { maxBytes?: number } = {}): Promise<Uint8Array> {
     const { maxBytes = READ_MAX_BYTES, signal } = options;
-    const chunks: Uint8Array[] = [];
-    let bytes = 0;
-    for await (const chunk of await this.readStream(path, { signal })) {
-      bytes += (chunk as Uint8Array).length;
-      if (bytes > maxBytes) {
-        throw new SandyardError('limit_exceeded', `${quote(path)} has more than ${formatSize(maxBytes)}.`, {
-          hint: 'Read it with readStream(), or raise maxBytes.',
-        });
-      }
-      chunks.push(chunk as Uint8Array);
+    const { length, chunks, builtin } = await this.#open(path, { signal });
+    if (length > maxBytes) {
+      await builtin.run.stop();
+      throw new SandyardError('limit_exceeded', `${quoteName(path)} has more than ${formatSize(maxBytes)}.`, {
+        hint: 'Read it with readStream(), or raise maxBytes.',
+      });
     }
-    return Buffer.concat(chunks);
+    const parts: Uint8Array[] = [];
+    for await (const chunk of chunks) parts.push(chunk);
+    return Buffer.concat(parts);
   }
 
   /** The same as text, decoded as UTF-8. */
@@ -141,45 +85,122 @@ export class SandboxFiles {
 
   /** The content of a file of any size. What is wrong with the file is thrown here, not by the stream. */
   async readStream(path: string, { signal }: CallOptions = {}): Promise<Readable> {
-    return this.#stream({ script: READ, args: [checkPath(path)], path, signal });
+    return (await this.open(path, { signal })).body;
+  }
+
+  /**
+   * A file, or a part of it, with what is known of it. Throws as `read`, and `range_not_satisfiable` when `offset` is at
+   * or after its end, unless it is 0.
+   */
+  async open(path: string, options: OpenOptions = {}): Promise<OpenFile> {
+    const { info, start, length, chunks, builtin } = await this.#open(path, options);
+    return { info, start, length, body: toReadable(chunks, builtin) };
   }
 
   /**
    * Writes a file, making the directories above it. Whoever reads meanwhile sees the old content or the new; when it
-   * fails, the old stays. `mode` are permission bits; by default those of the old file, or 0644. Throws
-   * `is_a_directory`, `permission_denied`, `out_of_disk`, or what `data` failed with.
+   * fails, the old stays. Throws `is_a_directory`, `permission_denied`, `out_of_disk`, `precondition_failed`, or what
+   * `data` failed with.
    */
-  async write(path: string, data: Stdin, options: CallOptions & { mode?: number | undefined } = {}): Promise<void> {
-    const mode = options.mode === undefined ? '' : parseInput(fields.mode, options.mode, 'mode').toString(8);
-    const nonce = newNonce();
-    keepFailure(data);
-    const args = [checkPath(path), mode, nonce];
-    try {
-      await this.#run({ script: WRITE, args, path, signal: options.signal, stdin: withTrailer(data, nonce) });
-    } finally {
-      abandon(data);
-    }
+  async write(path: string, data: Stdin, options: WriteOptions = {}): Promise<FileInfo> {
+    const { mode, ifMatch, ifNoneMatch, signal } = options;
+    checkStdin(data, 'data');
+    const tag = toTag({ ifMatch, ifNoneMatch });
+    const explain = (failure: FileFailure) => preconditionFailed(failure, tag);
+    return this.#ask({ argv: ['write', checkPath(path), toMode(mode), tag], path, stdin: data, signal, explain });
   }
 
-  /** What is in a directory, `depth` levels down (1 by default). Links below it are not followed. */
+  /** Adds to the end of a file, which is made where there is none. `mode` as with `write`. */
+  async append(
+    path: string,
+    data: Stdin,
+    options: CallOptions & { mode?: number | undefined } = {},
+  ): Promise<FileInfo> {
+    const { mode, signal } = options;
+    checkStdin(data, 'data');
+    return this.#ask({ argv: ['append', checkPath(path), toMode(mode)], path, stdin: data, signal });
+  }
+
+  /**
+   * What is in a directory, `depth` levels down (1 by default), in the order of the paths. Links below it are not
+   * followed. Throws `limit_exceeded` above a million entries.
+   */
   async list(path: string, options: CallOptions & { depth?: number | undefined } = {}): Promise<FileInfo[]> {
-    const depth = parseInput(z.int().min(1).max(64), options.depth ?? 1, 'depth');
-    const args = [checkPath(path), String(depth), FIND_FORMAT];
-    return parseFound(path, await this.#run({ script: LIST, args, path, signal: options.signal }));
+    const depth = parseInput(depthSchema, options.depth ?? 1, 'depth');
+    const argv = ['list', checkPath(path), String(depth)];
+    const reader = new RecordReader();
+    const found: FileInfo[] = [];
+    let bytes = 0;
+    for await (const chunk of new Builtin(this.#target, { argv, path, signal: options.signal }).stdout()) {
+      reader.push(chunk);
+      for (let entry = reader.next(); entry !== undefined; entry = reader.next()) {
+        found.push(toFileInfo(entry, path, { below: true }));
+      }
+      bytes += chunk.length;
+      if (bytes > LIST_MAX_BYTES || found.length > LIST_MAX_ENTRIES) {
+        throw new SandyardError('limit_exceeded', `${quoteName(path)} has too many files to list at once.`, {
+          hint: 'List with a smaller depth, or a directory further down.',
+        });
+      }
+    }
+    return found.toSorted((a, b) => (a.path < b.path ? -1 : 1));
   }
 
-  /** What is known of a file, of a link itself where it is one. Throws `file_not_found`. */
-  async stat(path: string, { signal }: CallOptions = {}): Promise<FileInfo> {
-    const script = 'exec find "$1" -maxdepth 0 -printf "$2"';
-    const [found] = parseFound(path, await this.#run({ script, args: [checkPath(path), FIND_FORMAT], path, signal }));
-    if (found === undefined) throw new SandyardError('file_not_found', `There is no ${quote(path)} in the sandbox.`);
-    return found;
+  /** What is known of a file; of a link itself where it is one, unless `followLinks`. Throws `file_not_found`. */
+  async stat(path: string, options: CallOptions & { followLinks?: boolean | undefined } = {}): Promise<FileInfo> {
+    const { followLinks = false, signal } = options;
+    return this.#ask({ argv: ['stat', checkPath(path), followLinks ? '1' : '0'], path, signal });
+  }
+
+  /** Makes a directory of mode 0755, or `mode`; with `parents` (true) also those above, and one that exists is no fault. */
+  async makeDir(
+    path: string,
+    options: CallOptions & { mode?: number | undefined; parents?: boolean | undefined } = {},
+  ): Promise<void> {
+    const { mode = DIRECTORY_MODE, parents = true, signal } = options;
+    const argv = ['mkdir', withoutSlashes(checkPath(path)), toMode(mode), parents ? '1' : '0'];
+    await runBuiltin(this.#target, { argv, path, signal });
+  }
+
+  /** Renames or moves, in one step. Throws `file_exists` when `to` is there and `replace` (true) is false. */
+  async rename(from: string, to: string, options: CallOptions & { replace?: boolean | undefined } = {}): Promise<void> {
+    const { replace = true, signal } = options;
+    const argv = ['rename', checkPath(from), checkPath(to), replace ? '1' : '0'];
+    await runBuiltin(this.#target, { argv, path: from, signal });
   }
 
   /** Removes a file or an empty directory, or with `recursive` a directory with all that is in it. */
   async remove(path: string, options: CallOptions & { recursive?: boolean | undefined } = {}): Promise<void> {
-    const args = [checkPath(path).replace(/(?<=.)\/+$/, ''), options.recursive === true ? 'yes' : 'no'];
-    await this.#run({ script: REMOVE, args, path, signal: options.signal });
+    const argv = ['remove', withoutSlashes(checkPath(path)), options.recursive === true ? '1' : '0'];
+    await runBuiltin(this.#target, { argv, path, signal: options.signal });
+  }
+
+  /** Sets the permission bits of a file or directory; of what a link points to. */
+  async chmod(path: string, mode: number, { signal }: CallOptions = {}): Promise<void> {
+    await runBuiltin(this.#target, { argv: ['chmod', checkPath(path), toMode(mode)], path, signal });
+  }
+
+  /**
+   * What happens to a file or in a directory, with `recursive` also in those below it, from the moment on at which this
+   * resolves. Goes on until the loop is left, `signal` aborts it, or the sandbox ends.
+   */
+  async watch(
+    path: string,
+    options: CallOptions & { recursive?: boolean | undefined } = {},
+  ): Promise<AsyncGenerator<FileEvent, void>> {
+    const argv = ['watch', checkPath(path), options.recursive === true ? '1' : '0'];
+    const builtin = new Builtin(this.#target, { argv, path, signal: options.signal, timeoutMs: null });
+    const events = readEvents(builtin, path);
+    const first = await events.next();
+    if (first.done === true || first.value !== undefined) throw notRecord();
+    const rest = events as AsyncGenerator<FileEvent, void>;
+    const leave = rest.return.bind(rest);
+    // A generator that waits for the next event can't be left before there is one.
+    rest.return = async (value) => {
+      await builtin.run.stop();
+      return leave(value);
+    };
+    return rest;
   }
 
   /**
@@ -187,177 +208,100 @@ export class SandboxFiles {
    * comes out of a sandbox is hostile: unpack it with `copyFrom`, not with a tool that trusts it.
    */
   async readArchive(path: string, { signal }: CallOptions = {}): Promise<Readable> {
-    return this.#stream({ script: READ_ARCHIVE, args: [checkPath(path)], path, signal });
-  }
-
-  /** Unpacks an uncompressed tar into a directory, which is made where there is none. */
-  async writeArchive(path: string, tar: AsyncIterable<Uint8Array>, { signal }: CallOptions = {}): Promise<void> {
-    await this.#run({ script: WRITE_ARCHIVE, args: [checkPath(path)], path, signal, stdin: tar });
-  }
-
-  #spawn({ script, args, signal, stdin }: FileCommand): Promise<SandboxProcess> {
-    return spawn(this.#target, ['/bin/sh', '-c', script, 'sh', ...args], {
-      cwd: '/',
-      env: OWN_ENVIRONMENT,
-      timeoutMs: TRANSFER_TIMEOUT_MS,
-      signal,
-      stdin,
-    });
-  }
-
-  /** Runs to the end and returns what was printed. */
-  async #run(command: FileCommand): Promise<Buffer> {
-    const process = await this.#spawn(command);
-    const stderr = new ErrorText();
-    const chunks: Uint8Array[] = [];
-    let bytes = 0;
-    for await (const { stream, data } of process.output()) {
-      if (stream === 'stderr') stderr.add(data);
-      else {
-        bytes += data.length;
-        if (bytes <= LIST_MAX_BYTES) chunks.push(Buffer.from(data));
-      }
-    }
-    await checkExit(process, { path: command.path, stderr });
-    if (bytes > LIST_MAX_BYTES) {
-      throw new SandyardError('limit_exceeded', `${quote(command.path)} has too many files to list at once.`, {
-        hint: 'List with a smaller depth, or a directory further down.',
-      });
-    }
-    return Buffer.concat(chunks);
-  }
-
-  /** Streams what is printed. Returns at the first byte, so that a failure before it is thrown here. */
-  async #stream(command: FileCommand): Promise<Readable> {
-    const process = await this.#spawn(command);
-    const stderr = new ErrorText();
-    const chunks = readStdout(process, { path: command.path, stderr });
-    const first = await chunks.next();
-    async function* all() {
+    const builtin = new Builtin(this.#target, { argv: ['pack', checkPath(path)], path, signal });
+    const chunks = builtin.stdout();
+    const first = await chunks.next(); // so that what fails before it is thrown here
+    const all = async function* (): AsyncGenerator<Uint8Array, void> {
       if (first.done === true) return;
       yield first.value;
       yield* chunks;
+    };
+    return toReadable(all(), builtin);
+  }
+
+  /**
+   * Unpacks an uncompressed tar into a directory, which is made where there is none. Throws `unsafe_archive` for an entry
+   * that leads out of it, and `invalid_request` for what is no tar; what came before that is unpacked then.
+   */
+  async writeArchive(path: string, tar: AsyncIterable<Uint8Array>, { signal }: CallOptions = {}): Promise<void> {
+    checkStdin(tar, 'archive');
+    try {
+      await runBuiltin(this.#target, {
+        argv: ['unpack', checkPath(path)],
+        path,
+        signal,
+        stdin: tar,
+        explain: outsideTarget,
+      });
+    } finally {
+      abandon(tar);
     }
-    const stream = Readable.from(all(), { objectMode: false });
-    // One that is destroyed before it is read never comes to the end of the loop above.
-    stream.once('close', () => void process[Symbol.asyncDispose]());
-    return stream;
+  }
+
+  /** Runs what answers with one entry, about the path itself. */
+  async #ask(call: BuiltinCall): Promise<FileInfo> {
+    try {
+      const reader = new RecordReader();
+      reader.push(await runBuiltin(this.#target, call));
+      const entry = reader.next();
+      if (entry === undefined) throw notRecord();
+      return toFileInfo(entry, call.path, { below: false });
+    } finally {
+      abandon(call.stdin);
+    }
+  }
+
+  async #open(path: string, options: OpenOptions) {
+    const offset = parseInput(offsetSchema, options.offset ?? 0, 'offset');
+    const most = options.length === undefined ? undefined : parseInput(lengthSchema, options.length, 'length');
+    const argv = ['read', checkPath(path), String(offset), most === undefined ? '-' : String(most)];
+    const builtin = new Builtin(this.#target, { argv, path, signal: options.signal });
+    const chunks = builtin.stdout();
+    try {
+      const reader = new RecordReader();
+      const info = await readEntry(chunks, { reader, path });
+      const start = offset < 0 ? Math.max(0, info.sizeBytes + offset) : offset;
+      if (start > 0 && start >= info.sizeBytes) throw outOfRange(path, info.sizeBytes);
+      const length = Math.min(most ?? info.sizeBytes, info.sizeBytes - start);
+      return { info, start, length, builtin, chunks: readContent(chunks, { first: reader.rest(), length }) };
+    } catch (error) {
+      await chunks.return();
+      throw error;
+    }
   }
 }
 
-interface FileCommand extends CallOptions {
-  readonly script: string;
-  readonly args: readonly string[];
-  readonly path: string;
-  readonly stdin?: Stdin;
+function toTag({ ifMatch, ifNoneMatch }: Pick<WriteOptions, 'ifMatch' | 'ifNoneMatch'>): string {
+  if (ifMatch === undefined && ifNoneMatch === undefined) return '-';
+  if (ifMatch !== undefined && ifNoneMatch !== undefined) {
+    throw new SandyardError('validation_failed', 'Only one of ifMatch and ifNoneMatch can be demanded.');
+  }
+  if (ifNoneMatch !== undefined) {
+    parseInput(z.literal('*'), ifNoneMatch, 'ifNoneMatch');
+    return '!';
+  }
+  return parseInput(fields.etag, ifMatch, 'ifMatch');
 }
 
-async function* readStdout(process: SandboxProcess, about: { path: string; stderr: ErrorText }) {
-  for await (const { stream, data } of process.output()) {
-    if (stream === 'stderr') about.stderr.add(data);
-    else yield data;
-  }
-  await checkExit(process, about);
-}
-
-async function* withTrailer(data: Stdin, trailer: string): AsyncGenerator<Uint8Array | string> {
-  if (typeof data === 'string' || data instanceof Uint8Array) yield data;
-  else yield* data;
-  yield trailer;
-}
-
-/** What the commands print when they fail, in the C locale, and what it means. */
-const FAILURES: readonly [text: RegExp, code: ErrorCode, meaning: string, hint: string][] = [
-  [/: No such file or directory$/m, 'file_not_found', 'does not exist', 'List the directory to see what is there.'],
-  [/: Is a directory$/m, 'is_a_directory', 'is a directory', 'Name a file in it, or use the archive calls.'],
-  [/Directory not empty$/m, 'is_a_directory', 'is a directory that is not empty', 'Remove it with recursive.'],
-  [/: Not a directory$/m, 'not_a_directory', 'is not a directory', 'Name a directory.'],
-  [/: Not a regular file$/m, 'not_a_file', 'is not a regular file', 'Only regular files can be read.'],
-  [
-    /Too many levels of symbolic links|File name too long|Invalid argument|refusing to remove/,
-    'validation_failed',
-    'can not be used as a path here',
-    'Use another path: this one is too long, a loop of links, or ends in ".".',
-  ],
-  [/: File exists$/m, 'file_exists', 'exists', 'Remove it first, or choose another name.'],
-  [
-    /: (Permission denied|Operation not permitted|Read-only file system|Device or resource busy)$/m,
-    'permission_denied',
-    "is not open to the sandbox's user",
-    'Use a path below /workspace, /tmp or the home directory, or change its mode.',
-  ],
-  [/No space left on device|Disk quota exceeded/, 'out_of_disk', 'has no room left', 'Remove files in the sandbox.'],
-  [/does not look like a tar|Archive is compressed/, 'invalid_request', 'got no tar', 'Send an uncompressed tar.'],
-];
-
-/** tar's exit status 1: a file changed while it was read, and what was read of it is in the archive. */
-const TAR_CHANGED = /^(tar: .*(file changed as we read it|File removed before we read it|socket ignored)\n?)+$/;
-
-async function checkExit(process: SandboxProcess, about: { path: string; stderr: ErrorText }): Promise<void> {
-  const exit = await process.wait();
-  if (exit.outcome === 'exited' && exit.exitCode === 0) return;
-  const text = about.stderr.text();
-  if (exit.outcome === 'exited' && exit.exitCode === 1 && TAR_CHANGED.test(text)) return;
-  if (exit.outcome === 'sandbox_died') {
-    throw new SandyardError('sandbox_died', `The sandbox ended during an operation on ${quote(about.path)}.`);
-  }
-  for (const [pattern, code, meaning, hint] of FAILURES) {
-    if (pattern.test(text)) throw new SandyardError(code, `${quote(about.path)} ${meaning}.`, { hint, cause: text });
-  }
-  const said = text.trim().split('\n').at(-1) ?? '';
-  throw new SandyardError(
-    'file_operation_failed',
-    `The operation on ${quote(about.path)} failed (${exit.outcome}, ${exit.exitCode ?? 'no exit code'}): ${said.slice(0, 300)}`,
-    { hint: 'The sandbox must have a POSIX shell, coreutils, findutils and tar.' },
-  );
-}
-
-function parseFound(root: string, output: Buffer): FileInfo[] {
-  const values = output.toString('utf8').split('\0');
-  const base = root.length > 1 ? root.replace(/\/+$/, '') : '';
-  const found: FileInfo[] = [];
-  for (let at = 0; at + FIND_FIELDS < values.length + 1 && values.length > 1; at += FIND_FIELDS) {
-    const [kind, size, mode, modified, uid, gid, link, relative] = values.slice(at, at + FIND_FIELDS);
-    if (kind === undefined || relative === undefined) break;
-    const path = relative === '' ? root : `${base}/${relative}`;
-    found.push({
-      path,
-      name: path.slice(path.lastIndexOf('/') + 1),
-      type: kind === 'f' ? 'file' : kind === 'd' ? 'directory' : kind === 'l' ? 'symlink' : 'other',
-      sizeBytes: Number(size),
-      mode: Number.parseInt(mode ?? '0', 8),
-      modifiedAt: toDate(Number(modified)),
-      uid: Number(uid),
-      gid: Number(gid),
-      linkTarget: kind === 'l' ? (link ?? null) : null,
-    });
-  }
-  return found;
-}
-
-/** A time that a Date can't hold, which a file may well have, becomes the nearest that it can (ECMA-262, 21.4.1.1). */
-function toDate(seconds: number): Date {
-  const ms = Number.isNaN(seconds) ? 0 : seconds * 1000;
-  return new Date(Math.max(-MAX_DATE_MS, Math.min(MAX_DATE_MS, ms)));
-}
-
-class ErrorText {
-  #text = '';
-
-  add(data: Uint8Array): void {
-    if (this.#text.length < STDERR_KEPT_BYTES) this.#text += Buffer.from(data).toString('utf8');
-  }
-
-  text(): string {
-    return this.#text.slice(0, STDERR_KEPT_BYTES);
-  }
+function toMode(mode: number | undefined): string {
+  return mode === undefined ? '-' : parseInput(fields.mode, mode, 'mode').toString(8);
 }
 
 function checkPath(path: string): string {
   return parseInput(fields.path, path, 'path');
 }
 
-/** A name as it may be shown: one line, bounded. */
-function quote(path: string): string {
-  return JSON.stringify(path.length > 200 ? `${path.slice(0, 200)}…` : path);
+function withoutSlashes(path: string): string {
+  return path.replace(/(?<=.)\/+$/, '');
+}
+
+function outOfRange(path: string, sizeBytes: number): SandyardError {
+  return new SandyardError(
+    'range_not_satisfiable',
+    `${quoteName(path)} has ${sizeBytes} bytes, and none from there on.`,
+    {
+      hint: 'Begin before its end.',
+      details: { sizeBytes },
+    },
+  );
 }

@@ -8,13 +8,25 @@ export {
   type SandboxStats,
 } from './sandbox.js';
 export type { Command, ExecOptions, ExecResult, SpawnOptions } from './process.js';
-export { SandboxProcess, type Outcome, type ProcessExit, type ProcessOutput, type Stdin } from './sandbox-process.js';
-export { SandboxFiles, type FileInfo } from './files.js';
+export { SandboxProcess, type ProcessOutput } from './sandbox-process.js';
+export type { Outcome, ProcessExit, ProcessUsage } from './process-exit.js';
+export { SandboxProcesses, type ProcessInfo } from './processes.js';
+export type { Stdin } from './stdin.js';
+export { SandboxFiles, type OpenFile, type OpenOptions, type WriteOptions } from './files.js';
+export type { FileEvent, FileInfo } from './file-entries.js';
 export type { CopyResult } from './archive/archive.js';
 export type { ReapedSandbox } from './reaper.js';
 export type { ExpiryReason } from './expiry.js';
 export type { Engine, EngineInfo } from './engine/engine.js';
-export { SandyardError, isSandyardError, ERROR_CODES, type ErrorCode, type InputIssue } from './errors.js';
+export {
+  SandyardError,
+  isSandyardError,
+  ERROR_CODES,
+  type ErrorCode,
+  type ErrorDetails,
+  type InputIssue,
+} from './errors.js';
+export type { SignalName } from './signals.js';
 export type { CreateOptions, ListOptions } from './schemas.js';
 export type { Limits } from './config.js';
 export type { Log } from './log.js';

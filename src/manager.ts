@@ -3,14 +3,15 @@ import { customAlphabet } from 'nanoid';
 
 import type { CopyResult } from './archive/archive.js';
 import { readEngineEnvironment, readManagerDefaults, type Limits } from './config.js';
+import { SandboxConnections } from './connections.js';
 import { DockerEngine } from './engine/docker-engine.js';
-import type { Engine, EngineInfo } from './engine/engine.js';
+import type { ContainerSpec, Engine, EngineInfo } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
 import { silentLog, type Log } from './log.js';
-import { packHome, planSandbox } from './plan.js';
+import { planSandbox, toSpec } from './plan.js';
 import type { Command, ExecOptions, ExecResult } from './process.js';
 import { checkSchedule, Reaper, type ReapedSandbox } from './reaper.js';
-import { containerName, LeaseStore, ownedBy, toRecord, type SandboxRecord } from './record.js';
+import { containerName, KnownLeases, ownedBy, toRecord, type SandboxRecord } from './record.js';
 import {
   Sandbox,
   toInfo,
@@ -21,7 +22,6 @@ import {
   type SandboxInfo,
   type SandboxStats,
 } from './sandbox.js';
-import { RunningProcesses } from './sandbox-process.js';
 import {
   createOptionsSchema,
   fields,
@@ -30,6 +30,7 @@ import {
   type CreateOptions,
   type ListOptions,
 } from './schemas.js';
+import { WardenDelivery } from './warden.js';
 
 const DEFAULT_REAPER_SCHEDULE = '*/30 * * * * *';
 /** Longer than all the deadlines of a create together. */
@@ -77,6 +78,7 @@ export class SandboxManager implements AsyncDisposable {
   readonly #engine: Engine;
   readonly #log: Log;
   readonly #context: SandboxContext;
+  readonly #warden: WardenDelivery;
   readonly #reaper: Reaper;
   readonly #schedule: string | undefined;
   #closed = false;
@@ -90,19 +92,14 @@ export class SandboxManager implements AsyncDisposable {
     this.#log = options.log ?? silentLog;
     const source = options.docker === undefined ? { env: readEngineEnvironment() } : { docker: options.docker };
     this.#engine = options.engine ?? new DockerEngine(source);
-    const leases = new LeaseStore(this.#engine);
-    this.#context = {
-      engine: this.#engine,
-      leases,
-      limits: this.limits,
-      log: this.#log,
-      processes: new RunningProcesses(),
-    };
+    const connections = new SandboxConnections(this.#engine);
+    const leases = new KnownLeases();
+    this.#context = { engine: this.#engine, connections, leases, limits: this.limits, log: this.#log };
+    this.#warden = new WardenDelivery(this.#engine, this.image);
     const reaper = options.reaper === false ? undefined : (options.reaper ?? {});
     this.#schedule = reaper === undefined ? undefined : checkSchedule(reaper.schedule ?? DEFAULT_REAPER_SCHEDULE);
     this.#reaper = new Reaper({
       engine: this.#engine,
-      leases,
       log: this.#log,
       owner: this.owner,
       rules: {
@@ -110,6 +107,11 @@ export class SandboxManager implements AsyncDisposable {
         halfCreatedAfterMs: reaper?.halfCreatedAfterMs ?? HALF_CREATED_AFTER_MS,
       },
       dryRun: reaper?.dryRun ?? false,
+      seen: (ids) => {
+        connections.keepOnly(ids);
+        leases.keepOnly(ids);
+      },
+      removed: (id) => connections.destroyed(id),
     });
   }
 
@@ -134,31 +136,35 @@ export class SandboxManager implements AsyncDisposable {
     this.#checkOpen();
     const given = parseInput(createOptionsSchema, options, 'create options');
     const id = newId();
-    const { spec, traits } = planSandbox(given, { id, owner: this.owner, image: this.image, limits: this.limits });
-    const image = await this.#engine.inspectImage(spec.image, { signal });
+    const plan = planSandbox(given, { id, owner: this.owner, image: this.image, limits: this.limits });
+    const image = await this.#engine.inspectImage(plan.image, { signal });
+    const spec = toSpec(plan, image, await this.#warden.volumeFor(image));
     try {
       // The engine's calls aren't aborted half-way, so that what they made is there to be removed.
       throwIfAborted(signal);
-      await this.#engine.createContainer(spec);
-      const home = packHome(traits, image);
-      if (home !== undefined) await this.#engine.putArchive(spec.name, home);
+      const containerId = await this.#engine.createContainer(spec);
       throwIfAborted(signal);
-      await this.#engine.startContainer(spec.name);
-      await this.#engine.verifyContainer(spec.name, spec);
-      const sandbox = await this.get(id);
+      const record = toRecord({ ...spec, id: containerId, state: 'running' });
+      if (record === undefined)
+        throw new SandyardError('internal', `The labels of the sandbox ${id} are not a record.`);
+      await this.#startNew(spec, record);
       throwIfAborted(signal);
+      this.#checkOpen(); // close() may have come meanwhile
       this.#log.info({ sandbox: id, owner: this.owner, image: spec.image }, 'created a sandbox');
-      return sandbox;
+      return new Sandbox(this.#context, record);
     } catch (error) {
       // The one that has the name is somebody else's.
-      if (!isSandyardError(error, 'name_conflict')) await this.#rollBack(spec.name);
+      if (!isSandyardError(error, 'name_conflict')) await this.#rollBack(spec, id);
       throw error;
     }
   }
 
   /** A handle of a sandbox. Throws `sandbox_not_found` when there is none of this owner's. */
   async get(id: string, options: CallOptions = {}): Promise<Sandbox> {
-    return new Sandbox(this.#context, await this.#find(id, options));
+    this.#checkOpen();
+    // What there is a connection to is there, and is ours: the engine need not be asked.
+    const record = this.#context.connections.connected(id) ?? (await this.#find(id, options));
+    return new Sandbox(this.#context, record);
   }
 
   /** Sandboxes of this owner, the newest first, `limit` (100) at a time; `cursor` goes on where a list ended. */
@@ -178,7 +184,7 @@ export class SandboxManager implements AsyncDisposable {
     const page = records.slice(0, given.limit ?? LIST_LIMIT);
     const last = page.length < records.length ? page.at(-1) : undefined;
     return {
-      sandboxes: page.map(({ record }) => toInfo(record, { lease: this.#context.leases.known(record) })),
+      sandboxes: page.map(({ record }) => toInfo(record, { expiresAt: this.#context.leases.endOf(record) })),
       cursor: last === undefined ? null : Buffer.from(last.key).toString('base64url'),
     };
   }
@@ -191,7 +197,7 @@ export class SandboxManager implements AsyncDisposable {
     return (await this.get(id, options)).start(options);
   }
 
-  async stop(id: string, options: CallOptions = {}): Promise<SandboxInfo> {
+  async stop(id: string, options: CallOptions & { graceMs?: number | undefined } = {}): Promise<SandboxInfo> {
     return (await this.get(id, options)).stop(options);
   }
 
@@ -247,11 +253,14 @@ export class SandboxManager implements AsyncDisposable {
     }
   }
 
-  /** Stops the reaper and ends the commands that this manager has started. The sandboxes live on. */
+  /**
+   * Stops the reaper, and ends the calls that wait for a command or a file operation, with what they run. The sandboxes
+   * live on, and so does what was spawned in them.
+   */
   async close(): Promise<void> {
     this.#closed = true;
     await this.#reaper.stop();
-    await this.#context.processes.close();
+    await this.#context.connections.close();
     this.#engine.close();
   }
 
@@ -280,7 +289,27 @@ export class SandboxManager implements AsyncDisposable {
     }
   }
 
-  async #rollBack(name: string): Promise<void> {
+  /** Starts it, and makes sure that it is what it should be and can be talked to. */
+  async #startNew(spec: ContainerSpec, record: SandboxRecord): Promise<void> {
+    await this.#engine.startContainer(spec.name);
+    const held = this.#context.connections.hold(record);
+    try {
+      const opened = held.channel.open();
+      opened.catch(() => {}); // awaited below, when it is known that the container runs
+      await this.#engine.verifyContainer(spec.name, spec);
+      await opened;
+    } catch (error) {
+      // It ended after it was looked at: another look tells why.
+      if (isSandyardError(error, 'wrong_state')) await this.#engine.verifyContainer(spec.name, spec);
+      throw error;
+    } finally {
+      held.release();
+    }
+  }
+
+  async #rollBack({ name, volume }: ContainerSpec, id: string): Promise<void> {
+    this.#context.connections.destroyed(id);
+    if (volume !== undefined) this.#warden.forget(volume);
     try {
       await this.#engine.removeContainer(name);
     } catch (error) {

@@ -1,12 +1,10 @@
-import { Readable } from 'node:stream';
-import { pack } from 'tar-stream';
-
 import type { Limits } from './config.js';
-import type { ContainerSpec, ImageInfo } from './engine/engine.js';
+import type { ContainerSpec, ImageInfo, VolumeMount } from './engine/engine.js';
 import { SandyardError } from './errors.js';
-import { toUidGid } from './process.js';
+import { toUserIds } from './process.js';
 import { containerName, toLabels, type SandboxTraits } from './record.js';
 import { formatSize, type ParsedCreateOptions } from './schemas.js';
+import { WARDEN_PATH } from './warden.js';
 
 /*
  * What a sandbox is made as: from what was asked for and the manager's defaults and ceilings. Pure; the manager makes it
@@ -27,11 +25,16 @@ export interface PlanDefaults {
   readonly limits: Limits;
 }
 
+export interface SandboxPlan {
+  readonly id: string;
+  readonly image: string;
+  readonly traits: SandboxTraits;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly env: readonly string[];
+}
+
 /** Throws `limit_exceeded`, naming each ceiling that is exceeded. */
-export function planSandbox(
-  given: ParsedCreateOptions,
-  { id, owner, image, limits }: PlanDefaults,
-): { spec: ContainerSpec; traits: SandboxTraits } {
+export function planSandbox(given: ParsedCreateOptions, { id, owner, image, limits }: PlanDefaults): SandboxPlan {
   const traits: SandboxTraits = {
     limits: applyLimits(given, limits),
     network: given.network ?? 'none',
@@ -39,6 +42,7 @@ export function planSandbox(
     user: given.user ?? 'sandbox',
     ttlMs: given.ttlMs ?? Math.min(limits.ttlMs, limits.maxLifetimeMs),
     idleTimeoutMs: given.idleTimeoutMs ?? null,
+    runtime: given.runtime ?? null,
     metadata: given.metadata ?? {},
   };
   const labels = toLabels(traits, {
@@ -48,37 +52,54 @@ export function planSandbox(
     createdAt: new Date(),
     maxLifetimeMs: limits.maxLifetimeMs,
   });
-  const spec: ContainerSpec = {
-    name: containerName(id),
+  return {
+    id,
     image: given.image ?? image,
+    traits,
     labels: { ...given.labels, ...labels },
     env: Object.entries({ HOME, ...given.env }).map(([name, value]) => `${name}=${value}`),
-    entrypoint: ['/bin/sleep', 'infinity'],
+  };
+}
+
+/** The container of a planned sandbox, on an image that is there; `volume` brings the warden where the image has none. */
+export function toSpec(plan: SandboxPlan, image: ImageInfo, volume: VolumeMount | undefined): ContainerSpec {
+  const { id, traits, labels, env } = plan;
+  return {
+    name: containerName(id),
+    image: plan.image,
+    labels,
+    env,
+    entrypoint: [WARDEN_PATH, 'init', ...wardenArguments(traits, image)],
     workdir: traits.workdir,
     hostname: id,
     network: traits.network,
     ...traits.limits,
+    ...(volume && { volume }),
+    ...(traits.runtime !== null && { runtime: traits.runtime }),
   };
-  return { spec, traits };
 }
 
-/** The directories that the sandbox needs and its image may lack, as a tar; `undefined` where it lacks none. */
-export function packHome({ workdir, user }: SandboxTraits, image: ImageInfo): Readable | undefined {
+/** The lease that it begins with, and what else the warden needs to know; later starts go by its own record. */
+function wardenArguments(traits: SandboxTraits, image: ImageInfo): string[] {
+  const { uid, gid } = toUserIds(traits.user);
+  return [
+    `--ttl-ms=${traits.ttlMs}`,
+    ...(traits.idleTimeoutMs === null ? [] : [`--idle-ms=${traits.idleTimeoutMs}`]),
+    `--nofile=${traits.limits.nofile}`,
+    ...ownedDirectories(traits, image).map((path) => `--own=${uid}:${gid}:${path}`),
+  ];
+}
+
+/** The directories that the sandbox needs and its image may lack, each after the one that it is in. */
+function ownedDirectories({ workdir, user }: SandboxTraits, image: ImageInfo): string[] {
   const prepared = image.labels[PREPARED_IMAGE_LABEL] !== undefined && user === 'sandbox';
-  if (prepared && workdir === WORKSPACE) return undefined;
   const directories = new Set(prepared ? [] : [WORKSPACE, HOME]);
   const root = OWNED_ROOTS.find((candidate) => workdir === candidate || workdir.startsWith(`${candidate}/`));
-  if (root !== undefined) {
+  if (root !== undefined && !(prepared && workdir === WORKSPACE)) {
     const below = workdir.slice(root.length).split('/').filter(Boolean);
-    // Each one above it, too: what an archive leaves out the engine makes for root alone.
     for (let depth = 0; depth <= below.length; depth++) directories.add([root, ...below.slice(0, depth)].join('/'));
   }
-  if (directories.size === 0) return undefined;
-  const [uid = 1000, gid = 1000] = toUidGid(user).split(':').map(Number);
-  const tar = pack();
-  for (const path of directories) tar.entry({ name: path.slice(1), type: 'directory', mode: 0o755, uid, gid });
-  tar.finalize();
-  return Readable.from(tar);
+  return [...directories];
 }
 
 interface Ceiling {

@@ -1,13 +1,10 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { schedule, validate, type ScheduledTask } from 'node-cron';
 
 import type { Engine } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
 import { judgeExpiry, type ExpiryReason, type ExpiryRules } from './expiry.js';
 import type { Log } from './log.js';
-import { ownedBy, toRecord, type LeaseStore, type SandboxRecord } from './record.js';
-
-const SECOND_LOOK_MS = 200;
+import { ownedBy, toRecord, type SandboxRecord } from './record.js';
 
 /** A sandbox that has expired. */
 export interface ReapedSandbox {
@@ -19,11 +16,13 @@ export interface ReapedSandbox {
 
 interface ReaperParts {
   readonly engine: Engine;
-  readonly leases: LeaseStore;
   readonly log: Log;
   readonly owner: string;
   readonly rules: ExpiryRules;
   readonly dryRun: boolean;
+  /** Told which sandboxes there are, each time that it looks. */
+  readonly seen: (ids: ReadonlySet<string>) => void;
+  readonly removed: (id: string) => void;
 }
 
 /** The cron expression, when it is one; throws `config_invalid` otherwise. */
@@ -58,11 +57,11 @@ export class Reaper {
   async run(
     options: { dryRun?: boolean | undefined; signal?: AbortSignal | undefined } = {},
   ): Promise<ReapedSandbox[]> {
-    const { engine, leases, owner } = this.#parts;
+    const { engine, owner, seen } = this.#parts;
     const { dryRun = this.#parts.dryRun, signal } = options;
     const containers = await engine.listContainers(ownedBy(owner), { signal });
     const records = containers.map(toRecord).filter((record) => record !== undefined);
-    leases.keepOnly(new Set(records.map(({ id }) => id)));
+    seen(new Set(records.map(({ id }) => id)));
     const reaped: ReapedSandbox[] = [];
     for (const record of records) {
       if (signal?.aborted === true) {
@@ -77,7 +76,7 @@ export class Reaper {
   }
 
   async #reap(record: SandboxRecord, dryRun: boolean): Promise<ReapedSandbox | undefined> {
-    const { engine, log, owner } = this.#parts;
+    const { engine, log, owner, removed } = this.#parts;
     let reason: ExpiryReason | undefined;
     try {
       reason = await this.#judge(record);
@@ -88,6 +87,7 @@ export class Reaper {
         return { id: record.id, reason, removed: false };
       }
       await engine.removeContainer(record.name);
+      removed(record.id);
       log.info(fields, 'removed an expired sandbox');
       return { id: record.id, reason, removed: true };
     } catch (error) {
@@ -97,22 +97,14 @@ export class Reaper {
     }
   }
 
-  /** Goes by what is known first, and asks the engine and the sandbox itself only where that says expired. */
+  /** Asks the engine about one of them only where the list doesn't say that it can't have expired. */
   async #judge(record: SandboxRecord): Promise<ExpiryReason | undefined> {
-    const { engine, leases, rules } = this.#parts;
-    const unknown = { busy: false, finishedAt: record.state === 'exited' ? new Date(0) : undefined };
-    const likely = judgeExpiry({ ...record, ...leases.known(record), ...unknown }, rules, new Date());
-    if (likely === undefined) return undefined;
-    let reason: ExpiryReason | undefined;
-    // Twice, because another manager may be writing the lease, and for a moment it isn't there to be read.
-    for (const waitMs of [0, SECOND_LOOK_MS]) {
-      await sleep(waitMs);
-      const lease = await leases.read(record);
-      const { state, busy, finishedAt } = await engine.inspectContainer(record.name);
-      reason = judgeExpiry({ ...record, ...lease, state, busy, finishedAt }, rules, new Date());
-      if (reason === undefined) return undefined;
-    }
-    return reason;
+    const { engine, rules } = this.#parts;
+    const now = new Date();
+    const atMost = { finishedAt: record.state === 'exited' ? new Date(0) : undefined, exitCode: 0 };
+    if (judgeExpiry({ ...record, ...atMost }, rules, now) === undefined) return undefined;
+    const { state, finishedAt, exitCode } = await engine.inspectContainer(record.name);
+    return judgeExpiry({ ...record, state, finishedAt, exitCode }, rules, now);
   }
 
   async #runScheduled(): Promise<void> {

@@ -1,20 +1,15 @@
-import { Readable } from 'node:stream';
-import { pack } from 'tar-stream';
 import { z } from 'zod';
 
-import type { ContainerState, Engine } from './engine/engine.js';
+import type { ContainerState } from './engine/engine.js';
 
 /*
  * What is remembered of a sandbox, and where. Docker is the registry: what never changes is in the container's labels.
- * The lease changes, and labels can't; it is in a file in the sandbox that only root can read or write, so that it
- * outlives every manager. Where there is no such file the lease is still the one that the sandbox was created with.
+ * The lease changes, and labels can't: the warden keeps it, in the sandbox, where only root can read or write it, and so
+ * it outlives every manager.
  */
 
 const LABEL_MANAGED = 'sandyard.managed';
 const LABEL_OWNER = 'sandyard.owner';
-
-const LEASE_DIRECTORY = 'var/lib/sandyard';
-const LEASE_FILE = `${LEASE_DIRECTORY}/lease.json`;
 
 const NAME_PREFIX = 'sandyard-';
 
@@ -25,6 +20,8 @@ const traitsSchema = z.object({
   user: z.string(),
   ttlMs: z.number(),
   idleTimeoutMs: z.number().nullable(),
+  /** `null`: the engine's own default. */
+  runtime: z.string().nullable().default(null),
   metadata: z.record(z.string(), z.string()),
 });
 
@@ -41,11 +38,6 @@ export interface SandboxRecord extends SandboxTraits {
   readonly containerId: string;
   readonly image: string;
   readonly state: ContainerState;
-}
-
-export interface Lease {
-  readonly expiresAt: Date;
-  readonly lastActiveAt: Date;
 }
 
 export function containerName(id: string): string {
@@ -118,83 +110,36 @@ export function toRecord(container: {
   };
 }
 
-/** Reads and writes leases, and keeps what it last saw of each. */
-export class LeaseStore {
-  readonly #engine: Engine;
-  readonly #known = new Map<string, Lease>();
-  readonly #updates = new Map<string, Promise<void>>();
+const ANSWER_MS = 1000;
 
-  constructor(engine: Engine) {
-    this.#engine = engine;
+/** When leases end, as far as this manager has seen: a sandbox that doesn't run can't be asked, and a list doesn't ask. */
+export class KnownLeases {
+  readonly #ends = new Map<string, Date>();
+
+  /** As it was last seen; at first, as the sandbox was created with. */
+  endOf(record: SandboxRecord): Date {
+    return this.#ends.get(record.id) ?? new Date(record.createdAt.getTime() + record.ttlMs);
   }
 
-  /** The lease as this manager last saw it. */
-  known(record: SandboxRecord): Lease {
-    return this.#known.get(record.id) ?? initialLease(record);
+  /** Notes how much is left of a lease, as its sandbox says: to the second, for that is how long the answer may take. */
+  see(record: SandboxRecord, leftMs: number): void {
+    const end = new Date(Date.now() + leftMs);
+    if (Math.abs(end.getTime() - this.endOf(record).getTime()) >= ANSWER_MS) this.#ends.set(record.id, end);
   }
 
-  /** The lease as the sandbox carries it now. */
-  async read(record: SandboxRecord, options: { signal?: AbortSignal | undefined } = {}): Promise<Lease> {
-    const bytes = await this.#engine.readFile(record.name, `/${LEASE_FILE}`, options);
-    const lease = (bytes === undefined ? undefined : parseLease(bytes)) ?? initialLease(record);
-    this.#known.set(record.id, lease);
-    return lease;
-  }
-
-  /**
-   * Changes the lease: reads it, and writes what `change` makes of it. One change of a sandbox after the other, so that
-   * none of this manager's is lost.
-   */
-  async update(
-    record: SandboxRecord,
-    change: (lease: Lease) => Lease,
-    options: { signal?: AbortSignal | undefined } = {},
-  ): Promise<void> {
-    const before = this.#updates.get(record.id) ?? Promise.resolve();
-    const update = before
-      .catch(() => {}) // told to whoever made that change
-      .then(async () => this.#write(record, change(await this.read(record, options))));
-    this.#updates.set(record.id, update);
-    try {
-      await update;
-    } finally {
-      if (this.#updates.get(record.id) === update) this.#updates.delete(record.id);
-    }
-  }
-
-  /** Not to be aborted: a lease that is cut off is none. */
-  async #write(record: SandboxRecord, lease: Lease): Promise<void> {
-    const tar = pack();
-    tar.entry({ name: LEASE_DIRECTORY, type: 'directory', mode: 0o700, uid: 0, gid: 0 });
-    tar.entry(
-      { name: LEASE_FILE, mode: 0o600, uid: 0, gid: 0 },
-      JSON.stringify({ expiresAt: lease.expiresAt.toISOString(), lastActiveAt: lease.lastActiveAt.toISOString() }),
-    );
-    tar.finalize();
-    await this.#engine.putArchive(record.name, Readable.from(tar));
-    this.#known.set(record.id, lease);
+  /** Notes that a lease was renewed. */
+  renew(id: string, leftMs: number): Date {
+    const end = new Date(Date.now() + leftMs);
+    this.#ends.set(id, end);
+    return end;
   }
 
   forget(id: string): void {
-    this.#known.delete(id);
+    this.#ends.delete(id);
   }
 
   /** Forgets what isn't in `ids`. */
   keepOnly(ids: ReadonlySet<string>): void {
-    for (const id of this.#known.keys()) if (!ids.has(id)) this.#known.delete(id);
-  }
-}
-
-function initialLease(record: SandboxRecord): Lease {
-  return { expiresAt: new Date(record.createdAt.getTime() + record.ttlMs), lastActiveAt: record.createdAt };
-}
-
-const leaseSchema = z.object({ expiresAt: z.coerce.date(), lastActiveAt: z.coerce.date() });
-
-function parseLease(bytes: Uint8Array): Lease | undefined {
-  try {
-    return leaseSchema.parse(JSON.parse(Buffer.from(bytes).toString('utf8')));
-  } catch {
-    return undefined; // a write that was cut off; the lease of the creation stands
+    for (const id of this.#ends.keys()) if (!ids.has(id)) this.#ends.delete(id);
   }
 }

@@ -1,29 +1,35 @@
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
+import type { Duplex } from 'node:stream';
 
 import { extractArchive, extractFile, findSource, packDirectory, type CopyResult } from './archive/archive.js';
 import type { Limits } from './config.js';
-import type { ContainerState, ContainerDetails, Engine } from './engine/engine.js';
-import { isSandyardError, SandyardError } from './errors.js';
-import { ACTIVITY_RESOLUTION } from './expiry.js';
+import type { SandboxConnections } from './connections.js';
+import type { ContainerDetails, ContainerState, Engine } from './engine/engine.js';
+import { isSandyardError, SandyardError, type ErrorCode } from './errors.js';
 import { SandboxFiles } from './files.js';
+import { giveUpOn } from './giving-up.js';
 import type { Log } from './log.js';
+import { connectPort } from './port.js';
 import {
   exec,
   spawn,
-  toUidGid,
+  toUserIds,
   type Command,
   type ExecOptions,
   type ExecResult,
   type SpawnOptions,
 } from './process.js';
-import { toRecord, type Lease, type LeaseStore, type SandboxRecord } from './record.js';
-import type { ProcessTarget, RunningProcesses, SandboxProcess } from './sandbox-process.js';
-import { parseInput, renewOptionsSchema } from './schemas.js';
+import { SandboxProcesses } from './processes.js';
+import { toRecord, type KnownLeases, type SandboxRecord } from './record.js';
+import type { HeldChannel, ProcessTarget } from './remote-run.js';
+import type { SandboxProcess } from './sandbox-process.js';
+import { fields, parseInput, renewOptionsSchema } from './schemas.js';
 
 const COPY_MAX_BYTES = 16 * 1024 ** 3;
 const COPY_MAX_ENTRIES = 1_000_000;
+const STOP_GRACE_MS = 2000;
 
 export interface SandboxInfo {
   readonly id: string;
@@ -52,10 +58,13 @@ export interface SandboxInfo {
   readonly network: 'none' | 'bridge';
   readonly workdir: string;
   readonly user: string;
+  /** The engine's runtime that was asked for; `null` for its default. */
+  readonly runtime: string | null;
   readonly metadata: Readonly<Record<string, string>>;
 }
 
 export interface SandboxStats {
+  /** Without what the kernel can take back at once. */
   readonly memoryBytes: number;
   readonly memoryLimitBytes: number;
   /** CPU time used since it was last started. */
@@ -63,6 +72,8 @@ export interface SandboxStats {
   readonly pids: number;
   readonly networkReceivedBytes: number;
   readonly networkSentBytes: number;
+  /** How often the kernel has killed something in it for want of memory. */
+  readonly oomKills: number;
   readonly at: Date;
 }
 
@@ -84,15 +95,25 @@ export interface CopyFromOptions extends CopyOptions {
 /** What a sandbox needs of its manager. */
 export interface SandboxContext {
   readonly engine: Engine;
-  readonly leases: LeaseStore;
+  readonly connections: SandboxConnections;
+  readonly leases: KnownLeases;
   readonly limits: Limits;
   readonly log: Log;
-  readonly processes: RunningProcesses;
 }
 
-/** A handle of one sandbox. Holds no connection; several may be had of the same sandbox. */
+/** Faults of the way into a sandbox, without which the engine can still tell what it is. */
+const UNREACHABLE: readonly ErrorCode[] = [
+  'wrong_state',
+  'sandbox_died',
+  'channel_failed',
+  'engine_error',
+  'engine_timeout',
+];
+
+/** A handle of one sandbox. Several may be had of the same one; they share one connection. */
 export class Sandbox implements AsyncDisposable {
   readonly files: SandboxFiles;
+  readonly processes: SandboxProcesses;
   readonly #context: SandboxContext;
   readonly #record: SandboxRecord;
   readonly #target: ProcessTarget;
@@ -102,15 +123,14 @@ export class Sandbox implements AsyncDisposable {
     this.#context = context;
     this.#record = record;
     this.#target = {
-      engine: context.engine,
-      container: record.name,
-      user: toUidGid(record.user),
+      hold: () => context.connections.hold(record),
+      user: toUserIds(record.user),
       workdir: record.workdir,
       execTimeoutMs: context.limits.execTimeoutMs,
-      processes: context.processes,
-      noteActivity: () => this.#noteActivity(),
+      calls: context.connections.calls,
     };
     this.files = new SandboxFiles(this.#target);
+    this.processes = new SandboxProcesses(this.#target);
   }
 
   get id(): string {
@@ -121,7 +141,8 @@ export class Sandbox implements AsyncDisposable {
   async inspect({ signal }: CallOptions = {}): Promise<SandboxInfo> {
     const details = await this.#context.engine.inspectContainer(this.#record.name, { signal });
     const record = toRecord(details) ?? this.#record;
-    return toInfo(record, { lease: await this.#context.leases.read(record, { signal }), details });
+    if (details.state === 'running') await this.#readLease(signal);
+    return toInfo(record, { expiresAt: this.#context.leases.endOf(record), details });
   }
 
   /** Runs a command to its end; see `ExecResult`. */
@@ -129,9 +150,17 @@ export class Sandbox implements AsyncDisposable {
     return exec(this.#target, command, options);
   }
 
-  /** Starts a command and gives a handle of it. */
+  /**
+   * Starts a command and gives a handle of it. It runs on when this program ends, or its manager is closed: then get it
+   * with `processes.get`.
+   */
   async spawn(command: Command, options: SpawnOptions = {}): Promise<SandboxProcess> {
     return spawn(this.#target, command, options);
+  }
+
+  /** A connection to a TCP port in the sandbox, whatever network it has. Throws `port_not_open`. */
+  async connect(port: number, options: CallOptions = {}): Promise<Duplex> {
+    return connectPort(this.#target, port, options);
   }
 
   /**
@@ -169,19 +198,23 @@ export class Sandbox implements AsyncDisposable {
   /** Starts it again after a stop. Its files are there; what ran is not. */
   async start(options: CallOptions = {}): Promise<SandboxInfo> {
     await this.#context.engine.startContainer(this.#record.name, options);
-    this.#noteActivity();
-    return this.inspect(options);
-  }
-
-  /** Ends all that runs in it and keeps its files. Its lease goes on. */
-  async stop(options: CallOptions = {}): Promise<SandboxInfo> {
-    await this.#context.engine.stopContainer(this.#record.name, { ...options, graceSeconds: 0 });
     return this.inspect(options);
   }
 
   /**
+   * Ends all that runs in it, by SIGTERM and, after `graceMs` (2000), by SIGKILL, and keeps its files. Its lease goes on.
+   */
+  async stop(options: CallOptions & { graceMs?: number | undefined } = {}): Promise<SandboxInfo> {
+    const { signal } = options;
+    const graceMs = parseInput(fields.graceMs, options.graceMs ?? STOP_GRACE_MS, 'grace period');
+    const graceSeconds = Math.ceil(graceMs / 1000);
+    await this.#context.engine.stopContainer(this.#record.name, { signal, graceSeconds });
+    return this.inspect({ signal });
+  }
+
+  /**
    * Has its lease end `ttlMs` from now: later or earlier than before, and never after `maxLifetimeMs` of its life.
-   * Default: what it was created with.
+   * Default: what it was created with. Throws `wrong_state` when it doesn't run.
    */
   async renew(options: CallOptions & { ttlMs?: number | undefined } = {}): Promise<SandboxInfo> {
     const { signal, ...rest } = options;
@@ -193,27 +226,32 @@ export class Sandbox implements AsyncDisposable {
         hint: `It may live until ${new Date(last).toISOString()}; ask for ${Math.max(0, last - now)} ms at most.`,
       });
     }
-    await this.inspect({ signal }); // so that a missing sandbox is called missing
-    const lease = { expiresAt: new Date(now + ttlMs), lastActiveAt: new Date(now) };
-    await this.#context.leases.update(this.#record, () => lease, { signal });
-    return this.inspect({ signal });
+    const details = await this.#context.engine.inspectContainer(this.#record.name, { signal });
+    if (details.state !== 'running') {
+      throw new SandyardError('wrong_state', `The sandbox ${this.id} is ${details.state}, and keeps its own lease.`, {
+        hint: 'Start it first, then renew it.',
+      });
+    }
+    const { leaseLeftMs } = await this.#ask((held) => held.channel.setRecord({ ttlMs }), signal);
+    const expiresAt = this.#context.leases.renew(this.id, leaseLeftMs ?? ttlMs);
+    return toInfo(toRecord(details) ?? this.#record, { expiresAt, details });
   }
 
   /** What it uses now. Throws `wrong_state` when it doesn't run. */
-  async stats(options: CallOptions = {}): Promise<SandboxStats> {
-    const { state } = await this.#context.engine.inspectContainer(this.#record.name, options);
-    if (state !== 'running' && state !== 'paused') {
-      throw new SandyardError('wrong_state', `The sandbox ${this.id} is ${state}, so it uses nothing.`, {
-        hint: 'Start it first.',
-      });
-    }
-    const { cpuNanoseconds, ...stats } = await this.#context.engine.stats(this.#record.name, options);
-    return { ...stats, cpuSeconds: cpuNanoseconds / 1e9, at: new Date() };
+  async stats({ signal }: CallOptions = {}): Promise<SandboxStats> {
+    const { memoryLimitBytes, processes, ...usage } = await this.#ask(({ channel }) => channel.usage(), signal);
+    return {
+      ...usage,
+      memoryLimitBytes: memoryLimitBytes ?? this.#record.limits.memoryBytes,
+      pids: processes,
+      at: new Date(),
+    };
   }
 
   /** Removes it with all that is in it. Succeeds when it is gone already. */
   async destroy(options: CallOptions = {}): Promise<void> {
     await this.#context.engine.removeContainer(this.#record.name, options);
+    this.#context.connections.destroyed(this.id);
     this.#context.leases.forget(this.id);
   }
 
@@ -221,14 +259,14 @@ export class Sandbox implements AsyncDisposable {
     await this.destroy();
   }
 
-  async #isDirectory(path: string, options: CallOptions): Promise<boolean> {
-    const info = await this.files
-      .stat(path.length > 1 ? `${path.replace(/\/+$/, '')}/.` : path, options)
-      .catch((error: unknown) => {
-        if (isSandyardError(error, 'not_a_directory') || isSandyardError(error, 'file_not_found')) return undefined;
-        throw error;
-      });
-    return info !== undefined;
+  async #isDirectory(path: string, { signal }: CallOptions): Promise<boolean> {
+    try {
+      const { type } = await this.files.stat(path, { followLinks: true, signal });
+      return type === 'directory';
+    } catch (error) {
+      if (isSandyardError(error, 'not_a_directory') || isSandyardError(error, 'file_not_found')) return false;
+      throw error;
+    }
   }
 
   async #fileTarget(path: string, name: string, options: CallOptions): Promise<string> {
@@ -236,35 +274,34 @@ export class Sandbox implements AsyncDisposable {
     return (await this.#isDirectory(path, options)) ? `${path}/${name}` : path;
   }
 
-  /**
-   * Remembers that the sandbox is used, where it has an idle timeout and what is recorded is getting old. It isn't
-   * waited for: a command must not be slower for it, nor fail with it.
-   */
-  #noteActivity(): void {
-    const { idleTimeoutMs } = this.#record;
-    if (idleTimeoutMs === null) return;
-    const lease = this.#context.leases.known(this.#record);
-    const now = new Date();
-    if (now.getTime() - lease.lastActiveAt.getTime() < idleTimeoutMs * ACTIVITY_RESOLUTION) return;
-    this.#context.leases
-      .update(this.#record, ({ expiresAt }) => ({ expiresAt, lastActiveAt: now }))
-      .catch((error: unknown) => {
-        if (isSandyardError(error, 'sandbox_not_found')) return;
-        this.#context.log.warn({ sandbox: this.id, error }, 'could not record that the sandbox is used');
-      });
+  /** Notes the lease as the sandbox has it now. Where that can't be had, what was last seen stands. */
+  async #readLease(signal: AbortSignal | undefined): Promise<void> {
+    try {
+      const { leaseLeftMs } = await this.#ask(({ channel }) => channel.record(), signal);
+      if (leaseLeftMs !== null) this.#context.leases.see(this.#record, leaseLeftMs);
+    } catch (error) {
+      if (!UNREACHABLE.some((code) => isSandyardError(error, code))) throw error;
+      this.#context.log.warn({ sandbox: this.id, error }, 'could not read the lease of a running sandbox');
+    }
+  }
+
+  async #ask<Answer>(act: (held: HeldChannel) => Promise<Answer>, signal: AbortSignal | undefined): Promise<Answer> {
+    const held = this.#target.hold();
+    const answer = act(held).finally(() => held.release());
+    return signal === undefined ? answer : giveUpOn(answer, signal);
   }
 }
 
 /** What is shown of a sandbox. */
 export function toInfo(
   record: SandboxRecord,
-  { lease, details }: { lease: Lease; details?: ContainerDetails },
+  { expiresAt, details }: { expiresAt: Date; details?: ContainerDetails },
 ): SandboxInfo {
   const { maxLifetimeMs: _, ...shown } = record;
   return {
     ...shown,
     state: details?.state ?? record.state,
-    expiresAt: lease.expiresAt,
+    expiresAt,
     startedAt: details?.startedAt ?? null,
     finishedAt: details?.finishedAt ?? null,
     exitCode: details?.state === 'exited' ? details.exitCode : null,

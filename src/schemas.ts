@@ -2,6 +2,7 @@ import { posix } from 'node:path';
 import { z } from 'zod';
 
 import { SandyardError, type InputIssue } from './errors.js';
+import { SIGNAL_NAMES } from './signals.js';
 
 /*
  * The contract in zod: single fields, shared by the library's options (camelCase) and the REST bodies (snake_case), and
@@ -11,7 +12,7 @@ import { SandyardError, type InputIssue } from './errors.js';
 const KIB = 1024;
 const MIB = KIB * KIB;
 
-/** Linux refuses a single argument or variable of 128 KiB (MAX_ARG_STRLEN); the engine a request of 4 MiB in all. */
+/** Linux refuses a single argument or variable of 128 KiB (MAX_ARG_STRLEN); the warden a request of 4 MiB in all. */
 const MAX_ARG_BYTES = 128 * KIB - 1;
 const MAX_ARGS_TOTAL_BYTES = MIB;
 
@@ -120,9 +121,10 @@ const commandSchema = z.union([
 ]);
 
 /**
- * `sandbox` (uid 1000) or a numeric `uid` or `uid:gid`. Root (0) and the uid of PID 1 are not to be had: user code must
- * not be able to signal PID 1 or to write the record that carries the lease. Names other than `sandbox` are
- * refused because the image, not we, would decide which uid they are.
+ * `sandbox` (uid 1000) or a numeric `uid` or `uid:gid`, below 2^30, where the groups begin by which the warden knows what
+ * belongs to which process. Root (0) is not to be had: user code must not be able to signal PID 1 or to write the record
+ * that carries the lease. Nor is 65532, with which it could end the warden's own operations. Names other than `sandbox`
+ * are refused because the image, not we, would decide which uid they are.
  */
 const userSchema = z
   .string()
@@ -130,7 +132,12 @@ const userSchema = z
     /^(sandbox|[1-9]\d{0,8}(:[1-9]\d{0,8})?)$/,
     'must be "sandbox" or a numeric "uid" or "uid:gid" other than root',
   )
-  .refine((value) => !value.split(':').includes('65532'), 'must not be 65532, which runs PID 1');
+  .refine((value) => !value.split(':').includes('65532'), "must not be 65532, which runs the warden's operations");
+
+const terminalSizeSchema = z.strictObject({
+  rows: z.int().min(1).max(65_535),
+  columns: z.int().min(1).max(65_535),
+});
 
 const imageSchema = text(512).refine(isImageReference, 'must be an image reference such as "ubuntu:24.04"');
 
@@ -188,6 +195,29 @@ export const fields = {
     .max(64 * MIB)
     .describe('How much of stdout and of stderr is kept, each.'),
   mode: z.int().min(0).max(0o777).describe('Permission bits.'),
+  processId: z
+    .string()
+    .regex(/^[A-Za-z0-9_.-]{1,64}$/, 'must be 1 to 64 letters, digits, "_", "." or "-"')
+    .describe('The id of a process.'),
+  seq: z.int().min(0).describe('The number of a piece of output.'),
+  signal: z.enum(SIGNAL_NAMES, 'must be the name of a signal, such as SIGTERM or SIGKILL').describe('A signal.'),
+  graceMs: z
+    .int()
+    .min(0)
+    .max(10 * DURATION_UNITS.m)
+    .describe('How long what gets SIGTERM may take to end before SIGKILL, in milliseconds.'),
+  terminalSize: terminalSizeSchema.describe('The size of a terminal, in characters.'),
+  whenUnread: z
+    .enum(['wait', 'run'])
+    .describe('What a process does when nobody reads its output: "wait", or "run" on, where the oldest is lost.'),
+  runtime: text(64)
+    .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, 'must be the name of a runtime of the engine')
+    .describe("The engine's runtime, such as runc or runsc."),
+  port: z.int().min(1).max(65_535).describe('A TCP port.'),
+  etag: z
+    .string()
+    .regex(/^([0-9a-f]{1,16}(-[0-9a-f]{1,16}){3}|\*)$/, 'must be the tag of a file, or "*"')
+    .describe('What stands for the content of a file.'),
   state: z.enum(['created', 'running', 'paused', 'exited']).describe("Docker's word for the state."),
 } as const;
 
@@ -206,6 +236,7 @@ export const createOptionsSchema = z.strictObject({
   labels: fields.labels.optional(),
   workdir: fields.path.optional(),
   user: fields.user.optional(),
+  runtime: fields.runtime.optional(),
 });
 
 /** What `create` takes. All of it is optional; what is left out comes from the manager's `limits` and `image`. */
@@ -213,12 +244,26 @@ export type CreateOptions = z.input<typeof createOptionsSchema>;
 /** The same with sizes in bytes and CPUs as a number. */
 export type ParsedCreateOptions = z.output<typeof createOptionsSchema>;
 
-export const execOptionsSchema = z.strictObject({
+const commandOptions = {
   cwd: fields.path.optional(),
   env: fields.env.optional(),
   user: fields.user.optional(),
   timeoutMs: z.int().min(1).optional(),
+};
+
+export const execOptionsSchema = z.strictObject({
+  ...commandOptions,
   maxOutputBytes: fields.maxOutputBytes.optional(),
+  execId: fields.processId.optional(),
+});
+
+export const spawnOptionsSchema = z.strictObject({
+  ...commandOptions,
+  id: fields.processId.optional(),
+  pty: z.union([z.boolean(), fields.terminalSize]).optional(),
+  whenUnread: fields.whenUnread.optional(),
+  text: z.boolean().optional(),
+  graceMs: fields.graceMs.optional(),
 });
 
 export const renewOptionsSchema = z.strictObject({ ttlMs: fields.durationMs.optional() });

@@ -1,5 +1,6 @@
 import { X509Certificate } from 'node:crypto';
-import { existsSync, promises, readFileSync } from 'node:fs';
+import { existsSync, promises, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { rootCertificates } from 'node:tls';
 import { bootstrapBase, buildImage, connect, hasImage, pullImage } from '../images.mjs';
 import { ROOT, SetupFailure, diskHint, findProgram, hashContents, progress } from './common.mjs';
@@ -22,7 +23,16 @@ export async function ensureSandboxImage(address, { log }) {
   return image;
 }
 
-async function buildSandboxImage(docker, { image, address, log }) {
+/** The same image with a warden that ends at the first fault of its own that it finds, for tests. */
+export async function ensureSanitizedImage(address, { log }) {
+  const docker = await connect(address);
+  const image = `${sandboxImageName()}-sanitize`;
+  const args = { WARDEN_TARGET: 'sanitize' };
+  if (!(await hasImage(docker, image))) await buildSandboxImage(docker, { image, address, log, args });
+  return image;
+}
+
+async function buildSandboxImage(docker, { image, address, log, args = {} }) {
   await checkDiskSpace(docker, address);
   const base = await ensureBase(docker, { log });
   log(`Building ${image} on ${base}, which takes a minute or two …`);
@@ -30,10 +40,10 @@ async function buildSandboxImage(docker, { image, address, log }) {
   try {
     await buildImage(docker, {
       context: ROOT,
-      include: [DOCKERFILE],
+      include: sources(),
       dockerfile: DOCKERFILE,
       tag: image,
-      buildArgs: { BASE_IMAGE: base, ...networkBuildArgs() },
+      buildArgs: { BASE_IMAGE: base, ...networkBuildArgs(), ...args },
       onProgress: show,
     });
   } catch (error) {
@@ -41,9 +51,17 @@ async function buildSandboxImage(docker, { image, address, log }) {
   }
 }
 
-/** The name says what is in the image: another Dockerfile or another base gives another name. */
+/** What the image is built from: of the warden only what Dockerfile.sandbox takes. */
+function sources() {
+  const program = readdirSync(join(ROOT, 'warden/src'), { recursive: true, encoding: 'utf8' }).filter((name) =>
+    /\.[ch]$/.test(name),
+  );
+  return [DOCKERFILE, 'warden/Makefile', ...program.sort().map((name) => `warden/src/${name}`)];
+}
+
+/** The name says what is in the image: other sources or another base give another name. */
 function sandboxImageName() {
-  return `sandyard-sandbox:${hashContents([DOCKERFILE], [process.env.BASE_IMAGE ?? '']).slice(0, 12)}`;
+  return `sandyard-sandbox:${hashContents(sources(), [process.env.BASE_IMAGE ?? '']).slice(0, 12)}`;
 }
 
 async function ensureChosenImage(docker, { image, log }) {

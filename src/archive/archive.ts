@@ -4,12 +4,13 @@ import { pipeline } from 'node:stream/promises';
 
 import { extract as tarExtract } from 'tar-stream';
 
-import { copyAborted, damagedArchive, errnoCode, hostFileError, quoteName } from './archive-errors.js';
+import { copyAborted, damagedArchive, errnoCode, hostFileError } from './archive-errors.js';
 import { compileExcludes } from './exclude.js';
 import { ArchiveMeter, safeEntry, safePath, type ArchiveLimits, type TarHeader } from './guard.js';
 import { readAsTar, type PackOptions, type PackSource } from './pack.js';
 import { resolveTarget, Staging, type Target } from './staging.js';
 import { SandyardError } from '../errors.js';
+import { quoteName } from '../quote.js';
 
 /*
  * Tar on the host's side: packing what goes into a sandbox, and unpacking what comes out of one, which is hostile.

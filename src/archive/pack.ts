@@ -4,9 +4,10 @@ import { basename, dirname, relative } from 'node:path';
 
 import { pack, type PackOptions as TarPackOptions } from 'tar-fs';
 
-import { errnoCode, hostFileError, quoteName } from './archive-errors.js';
+import { errnoCode, hostFileError } from './archive-errors.js';
 import { compileExcludes } from './exclude.js';
 import { SandyardError } from '../errors.js';
+import { quoteName } from '../quote.js';
 
 /*
  * Reads files of the host as tar, no faster than the archive is read, so that memory doesn't grow with what is packed.
@@ -37,6 +38,8 @@ interface Counts {
   bytes: number;
 }
 
+const BLOCK_BYTES = 64 * 1024;
+
 /** What fits the fields that tar-stream writes; beyond, it would write another number without saying so. */
 const MAX_HEADER_ID = 0o777777;
 const MAX_HEADER_SECONDS = 2 ** 31 - 1;
@@ -65,7 +68,7 @@ export async function* readAsTar(
   };
   const tar = pack(root, settings);
   try {
-    yield* tar as AsyncIterable<Uint8Array>;
+    yield* inBlocks(tar as AsyncIterable<Uint8Array>);
   } catch (error) {
     if (errnoCode(error) !== undefined) throw hostFileError('read', source.path, error);
     throw new SandyardError(
@@ -79,6 +82,21 @@ export async function* readAsTar(
   } finally {
     tar.destroy();
   }
+}
+
+/** Puts small pieces together: each that went on alone would keep all that is between here and the sandbox busy. */
+async function* inBlocks(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void> {
+  let block: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const piece of pieces) {
+    block.push(piece);
+    bytes += piece.length;
+    if (bytes < BLOCK_BYTES) continue;
+    yield block.length === 1 ? piece : Buffer.concat(block);
+    block = [];
+    bytes = 0;
+  }
+  if (bytes > 0) yield Buffer.concat(block);
 }
 
 /** An entry as it is to arrive: owned by the sandbox's user, and with none of the special bits. */

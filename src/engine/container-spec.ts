@@ -1,16 +1,26 @@
 import type Docker from 'dockerode';
 
 import { SandyardError } from '../errors.js';
-import type { ContainerSpec } from './engine.js';
+import type { ContainerSpec, VolumeMount } from './engine.js';
+
+/** PID 1 is the warden, and root, so that user code, which never is, can neither signal nor read it. */
+const INIT_USER = '0:0';
 
 /**
- * The uid and gid of PID 1. It differs from the one that user code has, so that user code can neither signal PID 1, and
- * with it end the sandbox, nor write to its standard streams.
+ * All that the warden has of root's powers, and only it has them: it starts everything else without any. CHOWN gives a
+ * sandbox's user its directories, KILL ends that user's processes, SETUID and SETGID make what it starts that user's,
+ * and SETPCAP takes the capabilities from what it starts, for good.
  */
-const INIT_USER = '65532:65532';
+const INIT_CAPABILITIES = ['CHOWN', 'KILL', 'SETGID', 'SETPCAP', 'SETUID'];
+
+/** So many files the warden has room for, whatever user code may open: for each process it keeps a few. */
+const LEAST_NOFILE = 8192;
 
 /** /dev/shm is charged to the sandbox's memory: it must not be able to take all of it. */
 const SHM_BYTES = 64 * 1024 * 1024;
+
+/** Has the warden end what runs, and then itself. */
+const STOP_SIGNAL = 'SIGTERM';
 
 /** What Docker masks by default, and what else tells more about the host than a sandbox needs. */
 const MASKED_PATHS = [
@@ -45,8 +55,7 @@ export function toCreateOptions(spec: ContainerSpec): Docker.ContainerCreateOpti
     User: INIT_USER,
     WorkingDir: spec.workdir,
     Hostname: spec.hostname,
-    // PID 1 has nothing to finish: commands are ended by the manager, and a stop shouldn't wait for `sleep`.
-    StopSignal: 'SIGKILL',
+    StopSignal: STOP_SIGNAL,
     // A health check of the image's would run commands that nobody asked for.
     Healthcheck: { Test: ['NONE'] },
     OpenStdin: false,
@@ -57,17 +66,20 @@ export function toCreateOptions(spec: ContainerSpec): Docker.ContainerCreateOpti
 
 /** dockerode's types lag behind the API by `CgroupnsMode`. */
 function toHostConfig(spec: ContainerSpec): Docker.HostConfig & { CgroupnsMode: string } {
+  const nofile = Math.max(spec.nofile, LEAST_NOFILE);
   return {
-    Init: true, // reaps what loses its parent
+    Init: false, // the warden is PID 1, and reaps what loses its parent
     Privileged: false,
     CapDrop: ['ALL'],
-    CapAdd: [],
+    CapAdd: [...INIT_CAPABILITIES],
     SecurityOpt: ['no-new-privileges:true'], // and the engine's own seccomp profile, as nothing else is said
     MaskedPaths: MASKED_PATHS,
     IpcMode: 'private',
     CgroupnsMode: 'private',
     NetworkMode: spec.network,
     Binds: [],
+    Mounts: spec.volume === undefined ? [] : [toMount(spec.volume)],
+    ...(spec.runtime === undefined ? {} : { Runtime: spec.runtime }),
     // Commands answer over their own streams; a log driver would let a sandbox fill the host's disk.
     LogConfig: { Type: 'none', Config: {} },
     RestartPolicy: { Name: 'no' },
@@ -77,13 +89,24 @@ function toHostConfig(spec: ContainerSpec): Docker.HostConfig & { CgroupnsMode: 
     NanoCpus: Math.round(spec.cpus * 1e9),
     PidsLimit: spec.pids,
     ShmSize: Math.min(SHM_BYTES, Math.floor(spec.memoryBytes / 4)),
-    OomScoreAdj: 500, // the host's own processes go last
+    // PID 1 is the last of its sandbox to go when memory runs out. What it starts, it raises to 500: so that on a host
+    // without memory sandboxes' commands go before the host's own processes.
+    OomScoreAdj: 0,
     Ulimits: [
-      { Name: 'nofile', Soft: spec.nofile, Hard: spec.nofile },
+      { Name: 'nofile', Soft: nofile, Hard: nofile },
       { Name: 'core', Soft: 0, Hard: 0 },
       { Name: 'memlock', Soft: 65_536, Hard: 65_536 },
     ],
   };
+}
+
+/**
+ * NoCopy, because the volume is many sandboxes': into an empty one the engine would copy what the sandbox's own image
+ * has there.
+ */
+function toMount({ name, target }: VolumeMount): Docker.MountSettings {
+  const VolumeOptions = { NoCopy: true } as NonNullable<Docker.MountSettings['VolumeOptions']>;
+  return { Type: 'volume', Source: name, Target: target, ReadOnly: true, VolumeOptions };
 }
 
 type Setting = string | number | boolean | undefined;
@@ -98,10 +121,13 @@ export function verifyApplied(spec: ContainerSpec, found: Docker.ContainerInspec
   const checks: [setting: string, asked: Setting, found: Setting][] = [
     ['User', INIT_USER, found.Config.User],
     ['Privileged', false, host.Privileged ?? false],
+    ['StopSignal', STOP_SIGNAL, (found.Config as { StopSignal?: string }).StopSignal],
     ['CapDrop', 'ALL', host.CapDrop?.join() ?? ''],
-    ['CapAdd', '', host.CapAdd?.join() ?? ''],
+    ['CapAdd', INIT_CAPABILITIES.join(), describeCapabilities(host.CapAdd)],
     ['SecurityOpt', true, isHardened(host.SecurityOpt ?? [])],
-    ['Binds', 0, (host.Binds?.length ?? 0) + (found.Mounts ?? []).filter((mount) => mount.Type === 'bind').length],
+    ['Binds', 0, host.Binds?.length ?? 0],
+    ['Mounts', describeMount(spec.volume), describeMounts(found)],
+    ['Runtime', spec.runtime, spec.runtime === undefined ? undefined : host.Runtime],
     ['NetworkMode', asked.NetworkMode, host.NetworkMode],
     ['PidMode', '', host.PidMode ?? ''],
     ['IpcMode', 'private', host.IpcMode],
@@ -114,7 +140,8 @@ export function verifyApplied(spec: ContainerSpec, found: Docker.ContainerInspec
     ['NanoCpus', asked.NanoCpus, host.NanoCpus],
     ['PidsLimit', asked.PidsLimit, host.PidsLimit],
     ['ShmSize', asked.ShmSize, host.ShmSize],
-    ['Init', true, host.Init ?? false],
+    ['OomScoreAdj', asked.OomScoreAdj, host.OomScoreAdj ?? 0],
+    ['Init', false, host.Init ?? false],
   ];
   const wrong = checks.filter(([, askedValue, foundValue]) => askedValue !== foundValue);
   if (wrong.length === 0) return;
@@ -122,6 +149,34 @@ export function verifyApplied(spec: ContainerSpec, found: Docker.ContainerInspec
   throw new SandyardError('engine_error', `The engine did not apply what was asked for (${list.join('; ')}).`, {
     hint: 'The engine or its kernel lacks a feature that Sandyard depends on; `docker info` lists warnings about it.',
   });
+}
+
+/** Newer engines answer with Linux's own names. */
+function describeCapabilities(capabilities: readonly string[] | undefined): string {
+  return (capabilities ?? [])
+    .map((name) => name.replace(/^CAP_/, ''))
+    .toSorted()
+    .join();
+}
+
+function describeMount(volume: VolumeMount | undefined): string {
+  return volume === undefined ? '' : `volume ${volume.name} on ${volume.target}, read-only`;
+}
+
+/** But for the volumes of its own that an image may declare, which are empty, nobody else's, and go with the sandbox. */
+function describeMounts({ Mounts, Config }: Docker.ContainerInspectInfo): string {
+  const declared = Object.keys(Config.Volumes ?? {});
+  return (Mounts ?? [])
+    .filter((mount) => !(isAnonymous(mount) && declared.includes(mount.Destination)))
+    .map(
+      ({ Type, Name = '', Destination, RW }) => `${Type} ${Name} on ${Destination}, ${RW ? 'writable' : 'read-only'}`,
+    )
+    .toSorted()
+    .join('; ');
+}
+
+function isAnonymous({ Type, Name = '' }: Docker.ContainerInspectInfo['Mounts'][number]): boolean {
+  return Type === 'volume' && /^[0-9a-f]{64}$/.test(Name);
 }
 
 function describeUlimits(ulimits: Docker.HostConfig['Ulimits']): string {

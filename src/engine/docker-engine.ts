@@ -1,30 +1,27 @@
 import type Docker from 'dockerode';
-import { pipeline, type Readable } from 'node:stream';
-import { extract } from 'tar-stream';
+import type { Duplex } from 'node:stream';
 
 import type { EngineEnvironment } from '../config.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { EngineConnection, type CallSettings } from './connection.js';
 import { toCreateOptions, verifyApplied } from './container-spec.js';
-import { startExec } from './docker-exec.js';
+import { openTunnel } from './docker-tunnel.js';
+import { fillVolume } from './docker-volume.js';
+import { WARDEN_HINT } from './engine-errors.js';
 import type {
   CallOptions,
   ContainerDetails,
   ContainerSpec,
   ContainerState,
-  ContainerStats,
   ContainerSummary,
   Engine,
-  EngineExec,
   EngineInfo,
-  ExecSpec,
   ImageInfo,
+  VolumeContent,
 } from './engine.js';
 
 /** How long the engine may take for each kind of call, in milliseconds. It is given more than it needs under load. */
-const DEADLINES = { quick: 15_000, create: 60_000, start: 60_000, remove: 60_000, archive: 120_000 } as const;
-
-const SMALL_FILE_BYTES = 64 * 1024;
+const DEADLINES = { quick: 15_000, create: 60_000, start: 60_000, remove: 60_000 } as const;
 
 /** What we read of the engine's answer to `GET /info`; dockerode has no type for it. */
 interface SystemInfo {
@@ -107,7 +104,6 @@ export class DockerEngine implements Engine {
       finishedAt: found.State.Running ? undefined : toDate(found.State.FinishedAt),
       exitCode: found.State.ExitCode,
       oomKilled: found.State.OOMKilled,
-      busy: ((found as { ExecIDs?: string[] | null }).ExecIDs?.length ?? 0) > 0,
     };
   }
 
@@ -127,10 +123,7 @@ export class DockerEngine implements Engine {
   async verifyContainer(reference: string, spec: ContainerSpec, options: CallOptions = {}): Promise<void> {
     const found = await this.#inspect(reference, options);
     if (found.State.Running) return verifyApplied(spec, found);
-    const why = found.State.Error === '' ? `exit code ${found.State.ExitCode}` : found.State.Error;
-    throw new SandyardError('engine_error', `The sandbox ended as soon as it was started (${why}).`, {
-      hint: `The image ${spec.image} must have /bin/sh, sleep and tar.`,
-    });
+    throw endedAtOnce(spec, found.State);
   }
 
   async startContainer(reference: string, options: CallOptions = {}): Promise<void> {
@@ -157,50 +150,12 @@ export class DockerEngine implements Engine {
     }
   }
 
-  async stats(reference: string, options: CallOptions = {}): Promise<ContainerStats> {
-    const settings = { doing: 'read statistics', container: reference, deadlineMs: DEADLINES.quick, idempotent: true };
-    const stats = await this.#connection.call({ ...settings, ...options }, (docker) =>
-      docker.getContainer(reference).stats({ stream: false, 'one-shot': true }),
-    );
-    // Absent where the sandbox has no network.
-    const networks = Object.values((stats.networks ?? {}) as Record<string, { rx_bytes: number; tx_bytes: number }>);
-    return {
-      memoryBytes: usedMemory(stats.memory_stats),
-      memoryLimitBytes: stats.memory_stats?.limit ?? 0,
-      cpuNanoseconds: stats.cpu_stats?.cpu_usage?.total_usage ?? 0,
-      pids: stats.pids_stats?.current ?? 0,
-      networkReceivedBytes: networks.reduce((sum, { rx_bytes: bytes }) => sum + bytes, 0),
-      networkSentBytes: networks.reduce((sum, { tx_bytes: bytes }) => sum + bytes, 0),
-    };
+  openTunnel(reference: string, command: readonly string[], options: CallOptions = {}): Promise<Duplex> {
+    return openTunnel(this.#connection, reference, { command, ...options });
   }
 
-  exec(reference: string, spec: ExecSpec, options: CallOptions = {}): Promise<EngineExec> {
-    return startExec(this.#connection, reference, { spec, ...options });
-  }
-
-  async putArchive(reference: string, tar: Readable, options: CallOptions = {}): Promise<void> {
-    const settings = { doing: 'write to', container: reference, deadlineMs: DEADLINES.archive, idempotent: false };
-    await this.#connection.call({ ...settings, ...options }, (docker, abortSignal) =>
-      docker.getContainer(reference).putArchive(tar, { path: '/', abortSignal }),
-    );
-  }
-
-  async readFile(
-    reference: string,
-    path: string,
-    { maxBytes = SMALL_FILE_BYTES, signal }: CallOptions & { maxBytes?: number } = {},
-  ): Promise<Uint8Array | undefined> {
-    const settings = { doing: `read ${path} of`, container: reference, deadlineMs: DEADLINES.quick, signal };
-    try {
-      return await this.#connection.call({ ...settings, idempotent: true }, async (docker, abortSignal) => {
-        const tar = await docker.getContainer(reference).getArchive({ path, abortSignal });
-        return firstFile(tar, maxBytes);
-      });
-    } catch (error) {
-      // 404 is the answer for a missing file as for a missing container; the caller's next call tells them apart.
-      if (isSandyardError(error, 'sandbox_not_found')) return undefined;
-      throw error;
-    }
+  fillVolume(volume: VolumeContent, options: CallOptions = {}): Promise<void> {
+    return fillVolume(this.#connection, volume, options);
   }
 
   close(): void {
@@ -247,29 +202,22 @@ export class DockerEngine implements Engine {
   }
 }
 
-/** Without the page cache that the kernel can take back at once, as `docker stats` counts: by cgroup v1's or v2's word. */
-function usedMemory(memory: Docker.MemoryStats | undefined): number {
-  const details = (memory?.stats ?? {}) as { total_inactive_file?: number; inactive_file?: number };
-  const usage = memory?.usage ?? 0;
-  return Math.max(0, usage - (details.total_inactive_file ?? details.inactive_file ?? 0));
-}
-
-/** The first file of a tar; throws when it has more than `maxBytes`. */
-async function firstFile(tar: NodeJS.ReadableStream, maxBytes: number): Promise<Uint8Array | undefined> {
-  const entries = extract();
-  pipeline(tar, entries, () => {}); // a failure is thrown by the loop
-  for await (const entry of entries) {
-    if (entry.header.type !== 'file') return undefined;
-    const chunks: Uint8Array[] = [];
-    let bytes = 0;
-    for await (const chunk of entry) {
-      bytes += (chunk as Uint8Array).length;
-      if (bytes > maxBytes) throw new SandyardError('engine_error', `A file of ours has more than ${maxBytes} bytes.`);
-      chunks.push(chunk as Uint8Array);
-    }
-    return Buffer.concat(chunks);
-  }
-  return undefined;
+function endedAtOnce({ entrypoint }: ContainerSpec, state: { ExitCode: number; Error: string }): SandyardError {
+  const [program = 'its program'] = entrypoint;
+  const meaning: Readonly<Record<number, string>> = {
+    90: 'its lease had run out',
+    91: 'its idle timeout had passed',
+    92: 'the warden could not get what it needs, such as /var/lib/sandyard',
+    93: 'the warden does not know an argument that it was given',
+    126: `${program} can't be executed there`,
+    127: `there is no ${program} in it`,
+    137: 'it was killed, as for too little memory',
+  };
+  const why = state.Error === '' ? meaning[state.ExitCode] : state.Error.replaceAll(/\s+/g, ' ').slice(0, 500);
+  const told = why === undefined ? `exit code ${state.ExitCode}` : `exit code ${state.ExitCode}: ${why}`;
+  return new SandyardError('engine_error', `The sandbox ended as soon as it was started (${told}).`, {
+    hint: WARDEN_HINT,
+  });
 }
 
 function toState(status: string): ContainerState {

@@ -10,6 +10,10 @@ export interface CallSubject {
   readonly container?: string | undefined;
 }
 
+/** What to look at when the program of a sandbox itself doesn't run. */
+export const WARDEN_HINT =
+  "It is Sandyard's warden, which the sandbox image brings, or a volume where an image has none. It must be of the manager's version and the engine's architecture: `npm run setup` builds it anew.";
+
 interface Rule {
   readonly code: ErrorCode;
   readonly status?: number;
@@ -50,9 +54,8 @@ const ANSWER_RULES: readonly Rule[] = [
     hint: 'Try again: each attempt uses a new name.',
   },
   {
-    code: 'wrong_state',
-    status: 409,
-    text: /is (not running|paused|restarting)/,
+    code: 'wrong_state', // whatever the status: while a container is being removed it is 500
+    text: /container \S+ is (not running|paused|restarting)/i,
     message: ({ doing, container }, text) => {
       const state = /is (not running|paused|restarting)/.exec(text)?.[0] ?? 'is not running';
       return `Could not ${doing}: the container ${container ?? ''} ${state}.`;
@@ -70,6 +73,18 @@ const ANSWER_RULES: readonly Rule[] = [
     text: /cannot mkdir|not a directory|file name too long/i, // with the host's own path, which is nobody's business
     message: ({ doing }) => `The engine could not ${doing}: the working directory can't be one.`,
     hint: 'Use another workdir, below /workspace for example.',
+  },
+  {
+    code: 'validation_failed',
+    text: /unknown runtime|invalid runtime name/i,
+    message: ({ doing }, text) => `The engine could not ${doing}: ${text}`,
+    hint: 'Use one of the runtimes that `docker info` lists, or register it in the daemon.json of the engine.',
+  },
+  {
+    code: 'engine_error',
+    text: /OCI runtime.*(exec format error|executable file not found|no such file or directory|permission denied)/i,
+    message: ({ doing, container }, text) => `The engine could not ${doing} ${container ?? 'a container'}: ${text}`,
+    hint: WARDEN_HINT,
   },
   {
     code: 'limit_exceeded',

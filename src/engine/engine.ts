@@ -1,8 +1,8 @@
-import type { Readable, Writable } from 'node:stream';
+import type { Duplex } from 'node:stream';
 
 /*
  * The one seam to Docker. A real engine stands behind it (docker-engine.ts), and in tests one that runs in memory.
- * Everything here is in the engine's terms: containers, images, execs. Every method throws SandyardError only, settles
+ * Everything here is in the engine's terms: containers, images, volumes. Every method throws SandyardError only, settles
  * within a deadline of its own even when the engine never answers, and is safe to call many times at once.
  */
 
@@ -46,8 +46,28 @@ export interface ContainerSpec {
   readonly memoryBytes: number;
   readonly cpus: number;
   readonly pids: number;
+  /** Open files of PID 1 at the least; what user code may open is set when it is started. */
   readonly nofile: number;
   readonly network: 'none' | 'bridge';
+  /** Mounted read-only, and the only mount there is. */
+  readonly volume?: VolumeMount | undefined;
+  /** One of `EngineInfo.runtimes`; the engine's own default when absent. */
+  readonly runtime?: string | undefined;
+}
+
+export interface VolumeMount {
+  readonly name: string;
+  /** Where in the container. */
+  readonly target: string;
+}
+
+/** A volume that is to have what an image has at a path. */
+export interface VolumeContent {
+  readonly name: string;
+  readonly image: string;
+  /** A directory of the image. */
+  readonly path: string;
+  readonly labels: Readonly<Record<string, string>>;
 }
 
 export type ContainerState = 'created' | 'running' | 'paused' | 'exited';
@@ -67,60 +87,6 @@ export interface ContainerDetails extends ContainerSummary {
   readonly finishedAt: Date | undefined;
   readonly exitCode: number;
   readonly oomKilled: boolean;
-  /** Whether an exec runs in it now. */
-  readonly busy: boolean;
-}
-
-export interface ContainerStats {
-  readonly memoryBytes: number;
-  readonly memoryLimitBytes: number;
-  /** CPU time used since it started, in nanoseconds. */
-  readonly cpuNanoseconds: number;
-  readonly pids: number;
-  readonly networkReceivedBytes: number;
-  readonly networkSentBytes: number;
-}
-
-export interface ExecSpec {
-  readonly command: readonly string[];
-  readonly env: readonly string[];
-  readonly user: string;
-  readonly workdir: string;
-  /** Whether it reads from `stdin`; otherwise its standard input is empty. */
-  readonly stdin: boolean;
-}
-
-export interface OutputChunk {
-  readonly stream: 'stdout' | 'stderr';
-  readonly data: Uint8Array;
-}
-
-/**
- * How an exec ended. `exited` has the engine's exit code (128 + n after signal n, as the engine can't tell the two
- * apart); `container_died` says that the container ended first.
- */
-export type ExecEnd =
-  | {
-      readonly kind: 'exited';
-      readonly exitCode: number;
-      readonly oomKilled: boolean;
-      readonly outputHeldOpen: boolean;
-    }
-  | { readonly kind: 'container_died'; readonly oomKilled: boolean };
-
-export interface EngineExec {
-  readonly id: string;
-  /** Present when the spec asked for `stdin`. */
-  readonly stdin: Writable | undefined;
-  /**
-   * What it prints, in order; may be read once. Not reading makes the command wait when it prints. Ends when the
-   * output ended, or a moment after the command exited while something else holds its output open.
-   */
-  output(): AsyncIterable<OutputChunk>;
-  /** Settles once the output was read to its end. */
-  end(): Promise<ExecEnd>;
-  /** Stops reading. Ends nothing in the container: the engine has no call for that. */
-  close(): void;
 }
 
 export interface Engine {
@@ -143,19 +109,20 @@ export interface Engine {
   stopContainer(reference: string, options?: CallOptions & { graceSeconds?: number }): Promise<void>;
   /** Kills it if it runs; succeeds when there is none. */
   removeContainer(reference: string, options?: CallOptions): Promise<void>;
-  stats(reference: string, options?: CallOptions): Promise<ContainerStats>;
 
-  /** Throws `command_not_found` and its kind from `end()`, `wrong_state` when it doesn't run. */
-  exec(reference: string, spec: ExecSpec, options?: CallOptions): Promise<EngineExec>;
+  /**
+   * Runs `command` in a running container, as root, and gives the way to it: writing goes to its standard input, and
+   * reading yields its standard output. Destroying it closes the connection. It ends when the command ends; what went
+   * wrong is a SandyardError, with what the command printed on standard error: `wrong_state` when the container doesn't
+   * run, `sandbox_not_found`, `engine_error` when the command can't be started or failed before it printed anything.
+   */
+  openTunnel(reference: string, command: readonly string[], options?: CallOptions): Promise<Duplex>;
 
-  /** Unpacks a small tar, as root, below `/`. Works in any state. */
-  putArchive(reference: string, tar: Readable, options?: CallOptions): Promise<void>;
-  /** A small file, read as root, or `undefined` when there is none. Works in any state. */
-  readFile(
-    reference: string,
-    path: string,
-    options?: CallOptions & { maxBytes?: number },
-  ): Promise<Uint8Array | undefined>;
+  /**
+   * Makes the volume and has the engine copy into it what the image has at the path. Does nothing to one that has been
+   * filled. Throws `image_not_found`, `out_of_disk`.
+   */
+  fillVolume(volume: VolumeContent, options?: CallOptions): Promise<void>;
 
   close(): void;
 }

@@ -4,6 +4,7 @@ import type { Logger } from 'pino';
 import type { ServiceConfig } from '../config.js';
 import { SandyardError } from '../errors.js';
 import type { SandboxManager } from '../index.js';
+import { archiveOperations } from './archive-routes.js';
 import { discardUnread } from './body.js';
 import { Calls } from './calls.js';
 import { docsRouter } from './docs.js';
@@ -11,11 +12,30 @@ import { executeOperations } from './execute-routes.js';
 import { fileOperations } from './file-routes.js';
 import { healthOperations } from './health-routes.js';
 import { toOpenApi } from './openapi.js';
-import { toRouter } from './operation.js';
-import { PROBLEM_TYPE, retryAfterSeconds, toProblem, toSandyardError } from './problem.js';
-import { logRequests, requestIdOf } from './request-log.js';
+import { toRouter, type Operation } from './operation.js';
+import { ProcessInputs } from './process-inputs.js';
+import { processIoOperations } from './process-io-routes.js';
+import { processOperations } from './process-routes.js';
+import { answerProblem, toSandyardError } from './problem.js';
+import { logRequests } from './request-log.js';
 import { sandboxOperations } from './sandbox-routes.js';
 import { guardOrigin, requireToken, securityHeaders } from './security.js';
+import { terminalOperations } from './terminal-routes.js';
+import { TerminalTickets } from './terminal-tickets.js';
+import { treeOperations } from './tree-routes.js';
+import { WebSockets } from './web-sockets.js';
+
+/** What needs a token. In the order in which they are looked through, so what is called most comes first. */
+const CLOSED: readonly Operation[] = [
+  ...executeOperations,
+  ...fileOperations,
+  ...treeOperations,
+  ...archiveOperations,
+  ...processOperations,
+  ...processIoOperations,
+  ...terminalOperations,
+  ...sandboxOperations,
+];
 
 export interface AppOptions {
   readonly manager: SandboxManager;
@@ -23,16 +43,19 @@ export interface AppOptions {
   readonly log: Logger;
   /** The requests that are being answered; whoever ends the service ends them through it. */
   readonly calls?: Calls;
+  /** What turns requests for terminals into WebSockets; the server has to be served by it. */
+  readonly sockets?: WebSockets;
   readonly version?: string;
 }
 
 /** The REST service as an Express application: no listening, no signal handlers, no I/O until a request comes. */
-export function createApp({ manager, config, log, calls = new Calls(), version = '0.0.0' }: AppOptions): Express {
+export function createApp(options: AppOptions): Express {
+  const { manager, config, log, calls = new Calls(), sockets = new WebSockets(), version = '0.0.0' } = options;
   const app = express();
   app.disable('x-powered-by').disable('etag').enable('case sensitive routing');
-  const service = { manager, config, calls };
-  const closed = [...sandboxOperations, ...executeOperations, ...fileOperations];
-  const openApi = toOpenApi([...closed, ...healthOperations], { version, secured: config.token !== undefined });
+  const tickets = new TerminalTickets();
+  const service = { manager, config, calls, sockets, tickets, inputs: new ProcessInputs() };
+  const openApi = toOpenApi([...CLOSED, ...healthOperations], { version, secured: config.token !== undefined });
 
   app.use(logRequests(log), securityHeaders, discardUnread);
   app.use((_request, response, next) => {
@@ -42,8 +65,8 @@ export function createApp({ manager, config, log, calls = new Calls(), version =
   });
   app.use(guardOrigin(config));
   app.use(toRouter(healthOperations, service), docsRouter(openApi));
-  app.use(requireToken(config));
-  app.use(toRouter(closed, service));
+  app.use(requireToken(config, tickets));
+  app.use(toRouter(CLOSED, service));
   app.use((request) => {
     throw new SandyardError('route_not_found', `There is no route ${request.path}.`, {
       hint: 'The routes are listed at /docs and in /openapi.json.',
@@ -64,12 +87,5 @@ const sendProblem: ErrorRequestHandler = (error: unknown, request, response, _ne
     if (!response.writableEnded) response.destroy();
     return;
   }
-  const problem = toProblem(known, {
-    instance: request.originalUrl.split('?', 1)[0] ?? '/',
-    requestId: requestIdOf(request),
-  });
-  const retryAfter = retryAfterSeconds(problem.status);
-  if (retryAfter !== undefined) response.set('Retry-After', String(retryAfter));
-  for (const header of ['Content-Length', 'Content-Disposition']) response.removeHeader(header);
-  response.status(problem.status).type(PROBLEM_TYPE).send(JSON.stringify(problem));
+  answerProblem(known, { request, response });
 };

@@ -45,7 +45,13 @@ export interface Upload {
   explain(error: unknown): unknown;
 }
 
-export function readUpload(request: Request, maxBytes: number): Upload {
+export interface UploadOptions {
+  readonly maxBytes: number;
+  /** How long the client may send nothing. Default: a minute. */
+  readonly idleMs?: number;
+}
+
+export function readUpload(request: Request, { maxBytes, idleMs = UPLOAD_IDLE_MS }: UploadOptions): Upload {
   const encoding = request.get('content-encoding') ?? 'identity';
   if (encoding !== 'identity') {
     throw new SandyardError('unsupported_media_type', `The body is encoded with ${encoding}.`, {
@@ -58,7 +64,7 @@ export function readUpload(request: Request, maxBytes: number): Upload {
     let bytes = 0;
     // The connection must outlive a refused body: the answer goes over it.
     const source = request.iterator({ destroyOnReturn: false }) as AsyncIterable<Uint8Array>;
-    const startIdle = () => setTimeout(() => request.destroy(), UPLOAD_IDLE_MS);
+    const startIdle = () => setTimeout(() => request.destroy(), idleMs);
     let idle = startIdle();
     try {
       for await (const chunk of source) {

@@ -94,3 +94,19 @@ export function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<
     );
   });
 }
+
+/**
+ * Starts what is to outlive the request. Only until it runs does the request's end end it: the library would hold on to
+ * a signal for as long as the process lives.
+ */
+export async function startDetached<T>(signal: AbortSignal, start: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const starting = new AbortController();
+  const abort = () => starting.abort(signal.reason);
+  if (signal.aborted) abort();
+  signal.addEventListener('abort', abort, { once: true });
+  try {
+    return await start(starting.signal);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}

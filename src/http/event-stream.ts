@@ -1,54 +1,32 @@
 import { once } from 'node:events';
 import type { Request, Response } from 'express';
-import { z } from 'zod';
 
 import { abortable } from './calls.js';
-import { problemAnswer, toProblem, type Problem } from './problem.js';
+import { toProblem, type Problem } from './problem.js';
 import { requestIdOf } from './request-log.js';
-import { exitEvent } from './wire.js';
 
 /*
- * A stream of numbered events, as NDJSON or as server-sent events. The last one says how it ended: `exit` or `error`.
- * A stream without such a last event was cut off.
+ * A stream of events, as NDJSON or as server-sent events. What kind of events they are is the matter of the route; here
+ * an event has a type, and a number where a client may go on after it.
  */
 
 export const NDJSON = 'application/x-ndjson';
 export const EVENT_STREAM = 'text/event-stream';
 export type StreamType = typeof NDJSON | typeof EVENT_STREAM;
 
+/** Shorter than the minute after which what is on the way takes a connection for dead. */
 const HEARTBEAT_MS = 15_000;
-/** A command that couldn't be started says so within this time; then it is still a proper answer. */
-const PEEK_MS = 1000;
+const HEARTBEAT = { [NDJSON]: '{"type":"heartbeat"}\n', [EVENT_STREAM]: ': still running\n\n' } as const;
 
-const seq = z.int().min(1).describe('From 1 on, without gaps.');
-const outputEvent = z
-  .object({
-    type: z.literal('output'),
-    seq,
-    stream: z.enum(['stdout', 'stderr']),
-    data: z.string().describe('Text; never ends in the middle of a character.').optional(),
-    data_base64: z.string().describe('In place of "data" where the bytes are not UTF-8.').optional(),
-  })
-  .describe('A piece of output.');
-const errorEvent = z
-  .object({ type: z.literal('error'), seq, problem: problemAnswer })
-  .describe('Why the stream ended early.');
-
-export const streamEvent = z
-  .discriminatedUnion('type', [
-    outputEvent,
-    exitEvent.extend({ seq }).describe('How the command ended; always last.'),
-    errorEvent,
-  ])
-  .describe('One event: a line of NDJSON, or the data of a server-sent event.');
-
-type StreamEvent = z.output<typeof streamEvent>;
-type WithoutSeq<Event> = Event extends unknown ? Omit<Event, 'seq'> : never;
-/** An event before it is numbered. */
-export type EventBody = WithoutSeq<StreamEvent>;
+export interface StreamEvent {
+  readonly type: string;
+  readonly seq?: number | undefined;
+}
 
 /** What the client asked for; `undefined` when a plain answer does. */
 export function streamTypeOf(request: Request): StreamType | undefined {
+  const { accept } = request.headers;
+  if (accept === undefined || accept === '*/*') return undefined;
   const accepted = request.accepts(['application/json', NDJSON, EVENT_STREAM]);
   return accepted === NDJSON || accepted === EVENT_STREAM ? accepted : undefined;
 }
@@ -58,35 +36,36 @@ export interface StreamTarget {
   readonly response: Response;
   readonly type: StreamType;
   readonly signal: AbortSignal;
+  /** For how long what fails before the first event is still a plain answer. Default: not at all. */
+  readonly peekMs?: number;
 }
 
 /**
- * Sends the events. What fails before the first is thrown, and becomes a plain answer; what fails later becomes the last
- * event. A client that reads slowly makes the source wait.
+ * Sends the events. What fails before the stream has begun is thrown, and becomes a plain answer; what fails later
+ * becomes a last event, `error`. A client that reads slowly makes the source wait.
  */
-export async function sendEvents(events: AsyncIterator<EventBody>, target: StreamTarget): Promise<void> {
-  const { response, signal, type } = target;
+export async function sendEvents(events: AsyncGenerator<StreamEvent>, target: StreamTarget): Promise<void> {
+  const { response, signal, type, peekMs } = target;
   let pending = events.next();
-  await settledWithin(pending, PEEK_MS);
+  if (peekMs !== undefined) await settledWithin(pending, peekMs);
   begin(response, type);
-  const stopHeartbeat = type === EVENT_STREAM ? startHeartbeat(response) : () => {};
-  let seq = 0;
+  const stopHeartbeat = startHeartbeat(response, type);
   try {
     for (;;) {
       const next = await abortable(pending, signal);
       if (next.done === true) break;
-      seq += 1;
-      if (!response.write(format({ ...next.value, seq }, type))) {
-        await once(response, 'drain', { signal });
-      }
+      if (!response.write(format(next.value, type))) await once(response, 'drain', { signal });
       pending = events.next();
     }
   } catch (error) {
     if (response.destroyed) throw error;
     const problem = problemOf(signal.aborted ? signal.reason : error, target);
-    response.write(format({ type: 'error', seq: seq + 1, problem }, type));
+    const last = { type: 'error', problem };
+    response.write(format(last, type));
   } finally {
     stopHeartbeat();
+    // Not waited for: a source that is asked for its next event lets go when that has come.
+    events.return(undefined).catch(() => {});
   }
   response.end();
 }
@@ -101,16 +80,18 @@ function begin(response: Response, type: StreamType): void {
   response.flushHeaders();
 }
 
-function startHeartbeat(response: Response): () => void {
+function startHeartbeat(response: Response, type: StreamType): () => void {
   const timer = setInterval(() => {
-    if (!response.writableNeedDrain) response.write(': still running\n\n');
+    if (!response.writableNeedDrain) response.write(HEARTBEAT[type]);
   }, HEARTBEAT_MS).unref();
   return () => clearInterval(timer);
 }
 
 function format(event: StreamEvent, type: StreamType): string {
   const json = JSON.stringify(event);
-  return type === NDJSON ? `${json}\n` : `id: ${event.seq}\nevent: ${event.type}\ndata: ${json}\n\n`;
+  if (type === NDJSON) return `${json}\n`;
+  const id = event.seq === undefined ? '' : `id: ${event.seq}\n`;
+  return `${id}event: ${event.type}\ndata: ${json}\n\n`;
 }
 
 function problemOf(error: unknown, { request }: StreamTarget): Problem {

@@ -1,18 +1,10 @@
-import { SandyardError } from '../errors.js';
-import type { SandboxProcess } from '../index.js';
-import {
-  EVENT_STREAM,
-  NDJSON,
-  sendEvents,
-  streamEvent,
-  streamTypeOf,
-  type EventBody,
-  type StreamType,
-} from './event-stream.js';
-import { operation, type Call, type Operation } from './operation.js';
-import { Utf8Text, type EncodedData } from './utf8-text.js';
-import { execAnswer, executeBody, presentExec, presentExit, toExecOptions } from './wire.js';
 import type { z } from 'zod';
+
+import { SandyardError } from '../errors.js';
+import { EVENT_STREAM, NDJSON, sendEvents, streamTypeOf, type StreamType } from './event-stream.js';
+import { operation, type Call, type Operation } from './operation.js';
+import { eventsOfNew, processEvent } from './process-events.js';
+import { execAnswer, executeBody, presentExec, toExecOptions } from './wire-processes.js';
 
 type ExecuteCall = Call<unknown, z.output<typeof executeBody>>;
 
@@ -26,12 +18,12 @@ export const executeOperations: readonly Operation[] = [
     description:
       'A command that fails or times out is still a 200: see "outcome". With "Accept: application/x-ndjson" or ' +
       '"text/event-stream" the output is sent while it runs, as numbered events of which the last is "exit" or "error". ' +
-      'When the client hangs up, the command is ended.',
+      'When the client hangs up, the command is ended; what is to outlive that is a process.',
     body: executeBody,
     answers: {
       200: {
         description: 'How it ended, and what it printed.',
-        content: { 'application/json': execAnswer, [NDJSON]: streamEvent, [EVENT_STREAM]: streamEvent },
+        content: { 'application/json': execAnswer, [NDJSON]: processEvent, [EVENT_STREAM]: processEvent },
       },
     },
     errors: ['wrong_state', 'command_not_found', 'command_not_executable', 'workdir_not_found', 'sandbox_died'],
@@ -46,7 +38,7 @@ export const executeOperations: readonly Operation[] = [
 
 async function streamOutput(call: ExecuteCall, type: StreamType): Promise<void> {
   const { manager, config, id, body, request, response, running, signal } = call;
-  const { maxOutputBytes, timeoutMs = config.limits.execTimeoutMs, ...options } = toExecOptions(body);
+  const { maxOutputBytes, execId, timeoutMs = config.limits.execTimeoutMs, ...options } = toExecOptions(body);
   if (maxOutputBytes !== undefined) {
     throw new SandyardError('validation_failed', 'max_output_bytes has no meaning for a stream, which drops nothing.', {
       hint: 'Leave it out, or ask for application/json.',
@@ -55,23 +47,7 @@ async function streamOutput(call: ExecuteCall, type: StreamType): Promise<void> 
   }
   running.streams = true;
   const sandbox = await manager.get(id, { signal });
-  await using process = await sandbox.spawn(body.command, { ...options, timeoutMs, signal });
-  await sendEvents(eventsOf(process), { request, response, type, signal });
-}
-
-async function* eventsOf(process: SandboxProcess): AsyncGenerator<EventBody> {
-  const texts = { stdout: new Utf8Text(), stderr: new Utf8Text() };
-  for await (const { stream, data } of process.output()) {
-    const encoded = texts[stream].push(data);
-    if (encoded !== undefined) yield outputEvent(stream, encoded);
-  }
-  for (const stream of ['stdout', 'stderr'] as const) {
-    const rest = texts[stream].end();
-    if (rest !== undefined) yield outputEvent(stream, rest);
-  }
-  yield presentExit(await process.wait());
-}
-
-function outputEvent(stream: 'stdout' | 'stderr', encoded: EncodedData): EventBody {
-  return { type: 'output', stream, ...encoded };
+  const named = execId === undefined ? {} : { id: execId };
+  await using process = await sandbox.spawn(body.command, { ...options, ...named, timeoutMs, text: true, signal });
+  await sendEvents(eventsOfNew(process, { signal }), { request, response, type, signal });
 }

@@ -1,84 +1,97 @@
 import { posix } from 'node:path';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import type { Response } from 'express';
 import { z } from 'zod';
 
-import { SandyardError } from '../errors.js';
+import { isSandyardError, SandyardError } from '../errors.js';
+import type { FileInfo, SandboxFiles } from '../index.js';
 import { fields } from '../schemas.js';
 import { readUpload } from './body.js';
+import {
+  etagOf,
+  isConditional,
+  isRangeCurrent,
+  isUnchanged,
+  rangeOf,
+  requireMatch,
+  writeConditions,
+  type ByteRange,
+} from './conditions.js';
+import { sendBytes, setDownload } from './download.js';
 import { operation, type Call, type Operation } from './operation.js';
-import { defined, fileAnswer, fileListAnswer, presentFile } from './wire.js';
+import { defined, flag, octalMode } from './wire-fields.js';
 
-const TAR = 'application/x-tar';
+export const FILES = '/api/sandboxes/{id}/files';
 const BYTES = 'application/octet-stream';
-/** What clients call a tar, or send when they don't know; a compressed one isn't among them. */
-const TAR_TYPES: ReadonlySet<string> = new Set([TAR, 'application/tar', BYTES]);
+const ETAG = { ETag: 'Stands for this version of the file; for If-Match, If-None-Match and If-Range.' };
 
-const pathQuery = z.strictObject({ path: fields.path });
-const writeQuery = pathQuery.extend({
-  mode: z
-    .string()
-    .regex(/^0?[0-7]{3}$/, 'must be octal permission bits such as "644"')
-    .transform((value) => Number.parseInt(value, 8))
-    .describe('Permission bits in octal: "644".')
-    .optional(),
-});
+export const pathQuery = z.strictObject({ path: fields.path });
+const writeQuery = pathQuery.extend({ mode: octalMode.optional() });
 const removeQuery = pathQuery.extend({
-  recursive: z
-    .enum(['true', 'false'])
-    .transform((value) => value === 'true')
-    .describe('Whether a directory goes with all that is in it.')
-    .optional(),
-});
-const listQuery = pathQuery.extend({
-  depth: z.coerce.number().int().min(1).max(64).describe('How many levels; 1 unless given.').optional(),
+  recursive: flag.describe('Whether a directory goes with all that is in it.').optional(),
 });
 
-const BASE = { tag: 'Files', description: "Acts with the sandbox user's rights." } as const;
-const FILE_ERRORS = ['wrong_state', 'file_not_found', 'not_a_directory', 'permission_denied'] as const;
-const WRITE_ERRORS = [...FILE_ERRORS, 'is_a_directory', 'payload_too_large', 'out_of_disk'] as const;
-const DONE = { description: 'Done.' };
+export const FILE_BASE = { tag: 'Files', description: "Acts with the sandbox user's rights." } as const;
+export const FILE_ERRORS = ['wrong_state', 'file_not_found', 'not_a_directory', 'permission_denied'] as const;
+export const WRITE_ERRORS = [...FILE_ERRORS, 'is_a_directory', 'payload_too_large', 'out_of_disk'] as const;
+export const DONE = { description: 'Done.' };
 
+/** The content of files; the tree that they are in is in `tree-routes.ts`. */
 export const fileOperations: readonly Operation[] = [
   operation({
-    ...BASE,
+    ...FILE_BASE,
     method: 'get',
-    path: '/api/sandboxes/{id}/files',
+    path: FILES,
     operationId: 'readFile',
     summary: 'Read a file',
+    description:
+      "All of it, or the part that a Range of one range names. Acts with the sandbox user's rights, and follows links.",
     query: pathQuery,
-    answers: { 200: { description: 'Its bytes.', content: { [BYTES]: 'binary' } } },
-    errors: [...FILE_ERRORS, 'is_a_directory', 'not_a_file'],
+    answers: {
+      200: { description: 'Its bytes.', content: { [BYTES]: 'binary' }, headers: ETAG },
+      206: {
+        description: 'The part that was asked for; see Content-Range.',
+        content: { [BYTES]: 'binary' },
+        headers: ETAG,
+      },
+      304: { description: 'It is as If-None-Match or If-Modified-Since says.', headers: ETAG },
+    },
+    errors: [...FILE_ERRORS, 'is_a_directory', 'not_a_file', 'precondition_failed', 'range_not_satisfiable'],
     handle: readFile,
   }),
   operation({
-    ...BASE,
+    ...FILE_BASE,
     method: 'put',
-    path: '/api/sandboxes/{id}/files',
+    path: FILES,
     operationId: 'writeFile',
     summary: 'Write a file',
     description:
-      "All or nothing: a broken upload changes nothing. Makes missing parents. Acts with the sandbox user's rights.",
+      "All or nothing: a broken upload changes nothing. Makes missing parents. Acts with the sandbox user's rights. " +
+      'With If-Match only over that version, with "If-None-Match: *" only where there is none.',
     query: writeQuery,
     upload: [BYTES],
-    answers: { 204: DONE },
-    errors: WRITE_ERRORS,
-    async handle({ manager, config, id, query, request, response, signal }) {
-      const upload = readUpload(request, config.maxUploadBytes);
-      const { files } = await manager.get(id, { signal });
-      try {
-        await files.write(query.path, upload.chunks, { ...defined({ mode: query.mode }), signal });
-      } catch (error) {
-        throw upload.explain(error);
-      }
-      response.status(204).end();
-    },
+    answers: { 204: { ...DONE, headers: ETAG } },
+    errors: [...WRITE_ERRORS, 'precondition_failed', 'invalid_request'],
+    handle: (call) =>
+      upload(call, (files, chunks, options) =>
+        files.write(call.query.path, chunks, { ...options, ...writeConditions(call.request.headers) }),
+      ),
   }),
   operation({
-    ...BASE,
+    ...FILE_BASE,
+    method: 'post',
+    path: `${FILES}/append`,
+    operationId: 'appendToFile',
+    summary: 'Append to a file',
+    description: 'Makes the file where there is none; "mode" is for that. Acts with the sandbox user\'s rights.',
+    query: writeQuery,
+    upload: [BYTES],
+    answers: { 204: { ...DONE, headers: ETAG } },
+    errors: WRITE_ERRORS,
+    handle: (call) => upload(call, (files, chunks, options) => files.append(call.query.path, chunks, options)),
+  }),
+  operation({
+    ...FILE_BASE,
     method: 'delete',
-    path: '/api/sandboxes/{id}/files',
+    path: FILES,
     operationId: 'removeFile',
     summary: 'Remove a file or directory',
     query: removeQuery,
@@ -90,172 +103,90 @@ export const fileOperations: readonly Operation[] = [
       response.status(204).end();
     },
   }),
-  operation({
-    ...BASE,
-    method: 'get',
-    path: '/api/sandboxes/{id}/files/list',
-    operationId: 'listFiles',
-    summary: 'List a directory',
-    query: listQuery,
-    answers: { 200: { description: 'What is in it.', content: { 'application/json': fileListAnswer } } },
-    errors: FILE_ERRORS,
-    async handle({ manager, id, query, response, signal }) {
-      const { files } = await manager.get(id, { signal });
-      const entries = await files.list(query.path, { ...defined({ depth: query.depth }), signal });
-      response.json({ entries: entries.map(presentFile) });
-    },
-  }),
-  operation({
-    ...BASE,
-    method: 'get',
-    path: '/api/sandboxes/{id}/files/stat',
-    operationId: 'statFile',
-    summary: 'What a path is',
-    query: pathQuery,
-    answers: { 200: { description: 'What it is.', content: { 'application/json': fileAnswer } } },
-    errors: FILE_ERRORS,
-    async handle({ manager, id, query, response, signal }) {
-      const { files } = await manager.get(id, { signal });
-      response.json(presentFile(await files.stat(query.path, { signal })));
-    },
-  }),
-  operation({
-    ...BASE,
-    method: 'get',
-    path: '/api/sandboxes/{id}/archive',
-    operationId: 'readArchive',
-    summary: 'Read a directory, or one file, as a tar',
-    query: pathQuery,
-    answers: { 200: { description: 'A tar of it.', content: { [TAR]: 'binary' } } },
-    errors: FILE_ERRORS,
-    handle: readArchive,
-  }),
-  operation({
-    ...BASE,
-    method: 'put',
-    path: '/api/sandboxes/{id}/archive',
-    operationId: 'writeArchive',
-    summary: 'Unpack a tar into a directory',
-    query: pathQuery,
-    upload: [TAR],
-    answers: { 204: DONE },
-    errors: [...WRITE_ERRORS, 'unsafe_archive', 'unsupported_media_type'],
-    handle: writeArchive,
-  }),
 ];
 
-type PathCall = Call<z.output<typeof pathQuery>, unknown>;
+type ReadCall = Call<z.output<typeof pathQuery>, unknown>;
+type WriteCall = Call<z.output<typeof writeQuery>, unknown>;
 
-async function readFile({ manager, id, query, request, response, signal }: PathCall): Promise<void> {
+async function readFile(call: ReadCall): Promise<void> {
+  const { manager, id, query, request, response, signal } = call;
   const { files } = await manager.get(id, { signal });
-  const info = await files.stat(query.path, { signal });
-  if (info.type === 'directory') {
-    throw new SandyardError('is_a_directory', `${query.path} is a directory.`, {
-      hint: 'Read it with GET …/archive, or list it with GET …/files/list.',
-    });
+  const isHead = request.method === 'HEAD';
+  if (isHead || isConditional(request.headers)) {
+    // Nothing of the content, yet all that could keep it from being read.
+    const { info, body } = await files.open(query.path, { offset: 0, length: 0, signal });
+    body.destroy();
+    requireMatch(request.headers, info);
+    describeFile(call, info);
+    if (isUnchanged(request.headers, info)) return void response.status(304).end();
+    if (isHead) {
+      setDownload(response, { type: BYTES, name: posix.basename(query.path), size: info.sizeBytes });
+      return void response.end();
+    }
   }
-  // The size of a link says nothing about what it leads to.
-  const size = info.type === 'file' ? info.sizeBytes : undefined;
-  const headers = { type: BYTES, name: posix.basename(query.path), size };
-  if (request.method === 'HEAD') {
-    setDownload(response, headers);
-    response.end();
-    return;
+  const range = rangeOf(request.headers);
+  if (range !== undefined && (await sendRange(call, files, range))) return;
+  const { info, body } = await files.open(query.path, { signal });
+  try {
+    requireMatch(request.headers, info);
+    describeFile(call, info);
+    await sendBytes(body, { response, signal, type: BYTES, name: posix.basename(query.path), size: info.sizeBytes });
+  } finally {
+    body.destroy();
   }
-  await sendBytes(await files.readStream(query.path, { signal }), { response, signal, ...headers });
 }
 
-async function readArchive({ manager, id, query, request, response, signal }: PathCall): Promise<void> {
-  const { files } = await manager.get(id, { signal });
-  const headers = { type: TAR, name: `${posix.basename(query.path) || 'root'}.tar`, size: undefined };
-  // What isn't there is only noticed when the tar has begun; this way it is a proper answer.
-  await files.stat(query.path, { signal });
-  if (request.method === 'HEAD') {
-    setDownload(response, headers);
-    response.end();
-    return;
+/** Whether it was sent: what the client has a part of may have become another file, of which it needs all. */
+async function sendRange(call: ReadCall, files: SandboxFiles, range: ByteRange): Promise<boolean> {
+  const { query, request, response, signal } = call;
+  const { info, start, length, body } = await openRange(call, files, range);
+  try {
+    if (!isRangeCurrent(request.headers, info)) return false;
+    requireMatch(request.headers, info);
+    describeFile(call, info);
+    response.set('Content-Range', `bytes ${start}-${start + length - 1}/${info.sizeBytes}`);
+    const download = { type: BYTES, name: posix.basename(query.path), size: length, status: 206 };
+    await sendBytes(body, { response, signal, ...download });
+    return true;
+  } finally {
+    body.destroy();
   }
-  await sendBytes(await files.readArchive(query.path, { signal }), { response, signal, ...headers });
 }
 
-async function writeArchive({ manager, config, id, query, request, response, signal }: PathCall): Promise<void> {
-  const type = request.get('content-type')?.split(';', 1)[0]?.trim().toLowerCase() ?? TAR;
-  if (!TAR_TYPES.has(type)) {
-    throw new SandyardError('unsupported_media_type', `The body is ${type}, not a tar.`, {
-      hint: `Send an uncompressed tar with the header "Content-Type: ${TAR}".`,
+async function openRange({ query, response, signal }: ReadCall, files: SandboxFiles, range: ByteRange) {
+  try {
+    const opened = await files.open(query.path, { ...range, signal });
+    if (opened.length > 0) return opened;
+    opened.body.destroy();
+    throw new SandyardError('range_not_satisfiable', `${query.path} has nothing in that range.`, {
+      hint: 'Its size is in Content-Range.',
+      details: { sizeBytes: opened.info.sizeBytes },
     });
+  } catch (error) {
+    if (isSandyardError(error, 'range_not_satisfiable') && error.details['sizeBytes'] !== undefined) {
+      response.set('Content-Range', `bytes */${error.details['sizeBytes']}`);
+    }
+    throw error;
   }
-  const upload = readUpload(request, config.maxUploadBytes);
+}
+
+function describeFile({ response }: ReadCall, info: FileInfo): void {
+  response.set({ ETag: etagOf(info), 'Last-Modified': info.modifiedAt.toUTCString(), 'Accept-Ranges': 'bytes' });
+}
+
+type Write = (
+  files: SandboxFiles,
+  chunks: AsyncIterable<Uint8Array>,
+  options: { mode?: number; signal: AbortSignal },
+) => Promise<FileInfo>;
+
+async function upload({ manager, config, id, query, request, response, signal }: WriteCall, write: Write) {
+  const body = readUpload(request, { maxBytes: config.maxUploadBytes });
   const { files } = await manager.get(id, { signal });
   try {
-    await files.writeArchive(query.path, Readable.from(upload.chunks, { objectMode: false }), { signal });
+    const info = await write(files, body.chunks, { ...defined({ mode: query.mode }), signal });
+    response.status(204).set('ETag', etagOf(info)).end();
   } catch (error) {
-    throw upload.explain(error);
+    throw body.explain(error);
   }
-  response.status(204).end();
-}
-
-interface Download {
-  readonly type: string;
-  readonly name: string;
-  /** Known in advance, or not. */
-  readonly size: number | undefined;
-}
-
-function setDownload(response: Response, { type, name, size }: Download): void {
-  response.status(200).set({ 'Content-Type': type, 'Content-Disposition': contentDisposition(name) });
-  if (size !== undefined) response.set('Content-Length', String(size));
-}
-
-/**
- * What fails before the first byte is still a proper answer; after it, the connection is broken, as a clean end would
- * pass for the whole.
- */
-async function sendBytes(
-  source: Readable,
-  { response, signal, ...download }: Download & { response: Response; signal: AbortSignal },
-): Promise<void> {
-  const chunks = exactly(source, download.size);
-  const first = await chunks.next();
-  setDownload(response, download);
-  async function* all(): AsyncGenerator<Uint8Array> {
-    try {
-      if (first.done !== true) yield first.value;
-      yield* chunks;
-    } finally {
-      await chunks.return(undefined);
-    }
-  }
-  await pipeline(all, response, { signal });
-}
-
-/**
- * The first `size` bytes: a file that grows meanwhile must not run over the length that was announced, and one that
- * shrinks must not end as if it were whole.
- */
-async function* exactly(source: Readable, size = Number.POSITIVE_INFINITY): AsyncGenerator<Uint8Array> {
-  let left = size;
-  for await (const chunk of source as AsyncIterable<Uint8Array>) {
-    if (chunk.byteLength >= left) {
-      yield chunk.subarray(0, left);
-      return;
-    }
-    left -= chunk.byteLength;
-    yield chunk;
-  }
-  if (left > 0 && Number.isFinite(left)) {
-    throw new SandyardError('file_operation_failed', 'The file became shorter while it was read.', {
-      hint: 'Read it again when nothing writes to it.',
-    });
-  }
-}
-
-/** RFC 6266, with the name of any file in the form of RFC 8187 and an ASCII one for clients that don't know it. */
-export function contentDisposition(name: string): string {
-  const ascii = name.replaceAll(/[^\x20-\x7e]|["\\%]/g, '_');
-  const encoded = encodeURIComponent(name).replaceAll(
-    /['()*]/g,
-    (character) => `%${character.charCodeAt(0).toString(16).toUpperCase()}`,
-  );
-  return `attachment; filename="${ascii}"; filename*=UTF-8''${encoded}`;
 }

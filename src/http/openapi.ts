@@ -2,32 +2,52 @@ import { z } from 'zod';
 
 import { describeError, type ErrorCode } from '../errors.js';
 import { fields } from '../schemas.js';
-import { streamEvent } from './event-stream.js';
 import type { Answer, Operation } from './operation.js';
 import { PROBLEM_TYPE, problemAnswer } from './problem.js';
+import { processEvent } from './process-events.js';
+import { ticketAnswer } from './terminal-routes.js';
+import { chmodBody, fileAnswer, fileListAnswer, makeDirBody, renameBody, watchEvent } from './wire-files.js';
 import {
-  createBody,
   execAnswer,
   executeBody,
-  fileAnswer,
-  fileListAnswer,
-  renewBody,
-  sandboxAnswer,
-  sandboxListAnswer,
-  statsAnswer,
-} from './wire.js';
+  exitAnswer,
+  killBody,
+  processAnswer,
+  processBody,
+  processListAnswer,
+  signalBody,
+  sizeBody,
+} from './wire-processes.js';
+import { createBody, renewBody, sandboxAnswer, sandboxListAnswer, statsAnswer, stopBody } from './wire-sandboxes.js';
 
 type Json = Record<string, unknown>;
 
-const REQUESTS = named({ CreateSandbox: createBody, Execute: executeBody, RenewSandbox: renewBody });
+const REQUESTS = named({
+  CreateSandbox: createBody,
+  Execute: executeBody,
+  RenewSandbox: renewBody,
+  StopSandbox: stopBody,
+  StartProcess: processBody,
+  Signal: signalBody,
+  KillProcess: killBody,
+  TerminalSize: sizeBody,
+  MakeDirectory: makeDirBody,
+  Rename: renameBody,
+  SetMode: chmodBody,
+});
 const ANSWERS = named({
   Sandbox: sandboxAnswer,
   SandboxList: sandboxListAnswer,
   SandboxStats: statsAnswer,
   ExecResult: execAnswer,
-  ExecEvent: streamEvent,
+  Process: processAnswer,
+  ProcessList: processListAnswer,
+  ProcessExit: exitAnswer,
+  ProcessEvent: processEvent,
+  TerminalTicket: ticketAnswer,
   FileInfo: fileAnswer,
   FileList: fileListAnswer,
+  FileChange: watchEvent,
   Problem: problemAnswer,
 });
 
@@ -124,6 +144,7 @@ function errorsOf({ path, query, body, upload, errors }: Operation, secured: boo
   const codes = new Set<ErrorCode>([...errors, ...COMMON_ERRORS]);
   if (secured) codes.add('unauthorized');
   if (path.includes('{id}')) codes.add('sandbox_not_found');
+  if (path.includes('{pid}')) codes.add('process_not_found');
   if (query !== undefined || body !== undefined) codes.add('validation_failed');
   if (body !== undefined) for (const code of BODY_ERRORS) codes.add(code);
   if (upload !== undefined) for (const code of UPLOAD_ERRORS) codes.add(code);
@@ -150,9 +171,12 @@ function problems(codes: readonly ErrorCode[]): Json {
   );
 }
 
+const PATH_FIELDS = { id: fields.id, pid: fields.processId };
+
 function pathParameters({ path }: Operation): Json[] {
-  if (!path.includes('{id}')) return [];
-  return [{ name: 'id', in: 'path', required: true, schema: toJsonSchema(fields.id, 'input') }];
+  return (['id', 'pid'] as const)
+    .filter((name) => path.includes(`{${name}}`))
+    .map((name) => ({ name, in: 'path', required: true, schema: toJsonSchema(PATH_FIELDS[name], 'input') }));
 }
 
 function queryParameters({ query }: Operation): Json[] {

@@ -7,6 +7,9 @@ import type { SandboxManager } from '../index.js';
 import { fields, parseInput } from '../schemas.js';
 import { readJson } from './body.js';
 import { shuttingDown, type Calls, type RunningCall } from './calls.js';
+import type { ProcessInputs } from './process-inputs.js';
+import type { TerminalTickets } from './terminal-tickets.js';
+import type { WebSockets } from './web-sockets.js';
 
 /*
  * A route is described once, as an operation: the router is built from the description, and so is the OpenAPI
@@ -17,6 +20,9 @@ export interface Service {
   readonly manager: SandboxManager;
   readonly config: ServiceConfig;
   readonly calls: Calls;
+  readonly sockets: WebSockets;
+  readonly tickets: TerminalTickets;
+  readonly inputs: ProcessInputs;
 }
 
 export interface Call<Query, Body> extends Service {
@@ -24,6 +30,8 @@ export interface Call<Query, Body> extends Service {
   readonly response: Response;
   /** The sandbox that the path names; empty where it names none. */
   readonly id: string;
+  /** The process that the path names, by its id; empty where it names none. */
+  readonly pid: string;
   readonly query: Query;
   readonly body: Body;
   readonly running: RunningCall;
@@ -107,8 +115,9 @@ async function runOperation(
   const running = service.calls.begin(response);
   try {
     const id = operation.path.includes('{id}') ? parseId(request.params['id']) : '';
+    const pid = operation.path.includes('{pid}') ? parseProcessId(request.params['pid']) : '';
     const { signal } = running;
-    await operation.run({ ...service, request, response, id, query: undefined, body: undefined, running, signal });
+    await operation.run({ ...service, request, response, id, pid, query: undefined, body: undefined, running, signal });
   } catch (error) {
     throw running.explain(error);
   }
@@ -120,6 +129,14 @@ function parseId(id: unknown): string {
   if (result.success) return result.data;
   throw new SandyardError('sandbox_not_found', `There is no sandbox ${JSON.stringify(id)}.`, {
     hint: 'GET /api/sandboxes lists those there are.',
+  });
+}
+
+function parseProcessId(pid: unknown): string {
+  const result = fields.processId.safeParse(pid);
+  if (result.success) return result.data;
+  throw new SandyardError('process_not_found', `There is no process ${JSON.stringify(pid)}.`, {
+    hint: 'GET …/processes lists those there are.',
   });
 }
 

@@ -1,6 +1,8 @@
+import type { Request, Response } from 'express';
 import { z } from 'zod';
 
 import { describeError, ERROR_CODES, isSandyardError, SandyardError } from '../errors.js';
+import { requestIdOf } from './request-log.js';
 
 /*
  * The one place where an error becomes what a REST client sees: a problem document (RFC 9457) with our stable code, a
@@ -20,6 +22,7 @@ export const problemAnswer = z
     errors: z
       .array(z.object({ path: z.array(z.union([z.string(), z.number()])), message: z.string() }))
       .describe('The single faults of the input.'),
+    first_seq: z.int().describe('With `output_lost`: the oldest piece of output that there still is.').optional(),
     retryable: z.boolean().describe('Whether the same request may succeed later.'),
   })
   .describe('An error (RFC 9457).');
@@ -47,8 +50,23 @@ export function toProblem(error: unknown, { instance, requestId }: ProblemContex
     instance,
     request_id: requestId,
     errors: known.issues.map((issue) => ({ path: toWirePath(issue.path), message: issue.message })),
+    ...toWireDetails(known),
     retryable,
   };
+}
+
+/** Answers with the problem document of the error. `status`: where HTTP has one that no code of ours has. */
+export function answerProblem(
+  error: unknown,
+  { request, response, status }: { request: Request; response: Response; status?: number },
+): void {
+  const instance = request.originalUrl.split('?', 1)[0] ?? '/';
+  const problem = toProblem(error, { instance, requestId: requestIdOf(request) });
+  if (status !== undefined) problem.status = status;
+  const retryAfter = retryAfterSeconds(problem.status);
+  if (retryAfter !== undefined) response.set('Retry-After', String(retryAfter));
+  for (const header of ['Content-Length', 'Content-Disposition']) response.removeHeader(header);
+  response.status(problem.status).type(PROBLEM_TYPE).send(JSON.stringify(problem));
 }
 
 /** Ours as it is; what Express and its body parser throw translated; anything else `internal` without details. */
@@ -64,7 +82,7 @@ export function toSandyardError(error: unknown): SandyardError {
 }
 
 /** How long a client should wait before it asks again, in seconds; only where waiting can help. */
-export function retryAfterSeconds(status: number): number | undefined {
+function retryAfterSeconds(status: number): number | undefined {
   return status === 503 ? 5 : undefined;
 }
 
@@ -109,6 +127,8 @@ const WIRE_NAMES: Readonly<Record<string, string>> = {
   ttlMs: 'timeout',
   timeoutMs: 'timeout',
   idleTimeoutMs: 'idle_timeout',
+  graceMs: 'grace',
+  followLinks: 'follow',
 };
 
 /** The core names an option in its own words; only the first part is one, the rest are the caller's keys. */
@@ -116,4 +136,10 @@ function toWirePath([first, ...rest]: readonly (string | number)[]): (string | n
   if (first === undefined) return [];
   if (typeof first === 'number') return [first, ...rest];
   return [WIRE_NAMES[first] ?? first.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), ...rest];
+}
+
+/** What a program needs to go on. */
+function toWireDetails({ details }: SandyardError): { first_seq?: number } {
+  const { firstSeq } = details;
+  return typeof firstSeq === 'number' ? { first_seq: firstSeq } : {};
 }

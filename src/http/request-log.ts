@@ -44,7 +44,8 @@ function pathOf(request: IncomingMessage): string {
 
 /** Of an answer that broke off: what broke it, or nginx's number for a client that didn't wait. */
 function statusOf(response: ServerResponse): number {
-  if (response.writableFinished) return response.statusCode;
+  // A connection that became a WebSocket never finishes its answer.
+  if (response.writableFinished || response.statusCode === 101) return response.statusCode;
   return isSandyardError(response.err) ? response.err.status : 499;
 }
 

@@ -1,7 +1,7 @@
 import { operation, type Operation } from './operation.js';
+import { defined } from './wire-fields.js';
 import {
   createBody,
-  defined,
   listQuery,
   presentSandbox,
   presentStats,
@@ -9,9 +9,10 @@ import {
   sandboxAnswer,
   sandboxListAnswer,
   statsAnswer,
+  stopBody,
   toCreateOptions,
   toListOptions,
-} from './wire.js';
+} from './wire-sandboxes.js';
 
 const ONE = { description: 'The sandbox.', content: { 'application/json': sandboxAnswer } };
 
@@ -95,10 +96,11 @@ export const sandboxOperations: readonly Operation[] = [
     tag: 'Sandboxes',
     summary: 'Stop a sandbox; its files stay',
     description: 'Stopping one that does not run succeeds.',
+    body: stopBody,
     answers: { 200: ONE },
     errors: ['wrong_state'],
-    async handle({ manager, id, response, signal }) {
-      response.json(presentSandbox(await manager.stop(id, { signal })));
+    async handle({ manager, id, body, response, signal }) {
+      response.json(presentSandbox(await manager.stop(id, { ...defined({ graceMs: body.grace }), signal })));
     },
   }),
   operation({

@@ -4,6 +4,7 @@ import helmet from 'helmet';
 
 import { isLoopback, type ServiceConfig } from '../config.js';
 import { SandyardError } from '../errors.js';
+import type { TerminalTickets } from './terminal-tickets.js';
 
 /*
  * Who may ask. With a token, whoever has it. Without one the service is bound to loopback, and the only strangers that
@@ -39,7 +40,8 @@ export function guardOrigin({ token, allowedHosts }: ServiceConfig): RequestHand
   };
 }
 
-export function requireToken({ token }: ServiceConfig): RequestHandler {
+/** A terminal also opens to a ticket, which only who has the token can get. */
+export function requireToken({ token }: ServiceConfig, tickets: TerminalTickets): RequestHandler {
   const expected = token === undefined ? undefined : digest(token);
   return (request, response, next) => {
     if (expected === undefined) {
@@ -47,7 +49,8 @@ export function requireToken({ token }: ServiceConfig): RequestHandler {
       return;
     }
     const given = bearerToken(request);
-    if (given !== undefined && timingSafeEqual(digest(given), expected)) {
+    const isAdmitted = given === undefined ? tickets.admits(request) : timingSafeEqual(digest(given), expected);
+    if (isAdmitted) {
       next();
       return;
     }

@@ -12,6 +12,7 @@ import { createApp } from './app.js';
 import { formatBanner } from './banner.js';
 import { Calls } from './calls.js';
 import { answerClientErrors } from './client-errors.js';
+import { WebSockets } from './web-sockets.js';
 
 const HEADERS_TIMEOUT_MS = 30_000;
 const MAX_HEADERS = 100;
@@ -48,8 +49,11 @@ export async function startService(config: ServiceConfig, options: ServiceOption
     options.manager ??
     new SandboxManager({ log, image: config.image, owner: config.owner, limits: config.limits, reaper: config.reaper });
   const calls = new Calls();
-  const app = createApp({ manager, config, log, calls, version: packageVersion() });
-  const server = await listen(createServer({ requestTimeout: 0, headersTimeout: HEADERS_TIMEOUT_MS }, app), config);
+  const sockets = new WebSockets();
+  const app = createApp({ manager, config, log, calls, sockets, version: packageVersion() });
+  const listener = createServer({ requestTimeout: 0, headersTimeout: HEADERS_TIMEOUT_MS }, app);
+  sockets.serve(listener, app);
+  const server = await listen(listener, config);
   server.maxHeadersCount = MAX_HEADERS;
   answerClientErrors(server);
   const url = urlOf(server, config.host);

@@ -11,7 +11,8 @@ import type Docker from 'dockerode';
  *   sandbox has: whoever runs code that isn't trusted has to. It skips what only Sandyard does: checking the input, looking
  *   at the image's labels, reading the settings back.
  * - An exec is created, started, read to its end, and inspected for its exit code: without any of these there is no result.
- * - Output is counted as it comes, without taking the two streams apart: the least that can be done with it.
+ * - The two streams of its output are taken apart in the quickest way there is, which is more than twice as quick as that of
+ *   the client, and what comes is counted and not kept.
  */
 
 const USER = '1000:1000';
@@ -47,17 +48,51 @@ export async function createByHand(docker: Docker, { image, labels }: ByHandOpti
 
 export interface ExecByHand {
   readonly exitCode: number | null;
-  /** Of both streams, with the 8 bytes of header that the engine puts before each piece. */
-  readonly bytes: number;
+  readonly stdoutBytes: number;
 }
 
 export async function execByHand(container: Docker.Container, command: string[]): Promise<ExecByHand> {
   const exec = await container.exec({ Cmd: command, User: USER, AttachStdout: true, AttachStderr: true });
   const stream = await exec.start({});
-  let bytes = 0;
-  for await (const chunk of stream as AsyncIterable<Buffer>) bytes += chunk.length;
+  let stdoutBytes = 0;
+  const split = splitter((kind, data) => {
+    if (kind === STDOUT) stdoutBytes += data.length;
+  });
+  for await (const chunk of stream as AsyncIterable<Buffer>) split(chunk);
   const { ExitCode } = await exec.inspect();
-  return { exitCode: ExitCode, bytes };
+  return { exitCode: ExitCode, stdoutBytes };
+}
+
+const STDOUT = 1;
+const HEADER_BYTES = 8;
+
+/** Takes apart what the engine sends: before each piece there are 8 bytes with its stream and its length. */
+function splitter(take: (kind: number, data: Buffer) => void): (chunk: Buffer) => void {
+  const header = Buffer.alloc(HEADER_BYTES);
+  let headerHas = 0;
+  let left = 0;
+  return (chunk) => {
+    for (let at = 0; at < chunk.length;) {
+      if (left > 0) {
+        const end = Math.min(chunk.length, at + left);
+        take(header.readUInt8(0), chunk.subarray(at, end));
+        left -= end - at;
+        at = end;
+        continue;
+      }
+      const copied = chunk.copy(header, headerHas, at, at + HEADER_BYTES - headerHas);
+      headerHas += copied;
+      at += copied;
+      if (headerHas < HEADER_BYTES) return;
+      headerHas = 0;
+      left = header.readUInt32BE(4);
+    }
+  };
+}
+
+/** A tar of what the path names. */
+export async function getArchive(container: Docker.Container, path: string): Promise<AsyncIterable<Uint8Array>> {
+  return (await container.getArchive({ path })) as unknown as AsyncIterable<Uint8Array>;
 }
 
 /** Removes what carries the label, also what is just being made. */

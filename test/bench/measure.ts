@@ -9,17 +9,32 @@ export interface Samples {
   readonly byHand: number[];
 }
 
+export interface Rounds {
+  readonly rounds: number;
+  /** How many rounds before them don't count. */
+  readonly warmUps?: number;
+  /** How often ours is run before all that, alone: what is compiled as it runs is to be compiled by then. */
+  readonly warmUpCalls?: number;
+  /** How many samples of ours are taken for each by hand, where it is so quick that what went before shows in one. */
+  readonly oursPerRound?: number;
+}
+
 /**
  * Measures both by turns, each one first in half of the rounds: load from elsewhere on the machine then falls on both
- * alike. The first rounds warm up and don't count.
+ * alike.
  */
-export async function interleave(pair: Pair, { rounds, warmUps = 1 }: { rounds: number; warmUps?: number }) {
+export async function interleave(pair: Pair, options: Rounds): Promise<Samples> {
+  const { rounds, warmUps = 1, warmUpCalls = 0, oursPerRound = 1 } = options;
+  const times = { ours: oursPerRound, byHand: 1 };
   const samples: Samples = { ours: [], byHand: [] };
+  for (let call = 0; call < warmUpCalls; call += 1) await pair.ours();
   for (let round = -warmUps; round < rounds; round += 1) {
     const order = round % 2 === 0 ? (['ours', 'byHand'] as const) : (['byHand', 'ours'] as const);
     for (const way of order) {
-      const value = await pair[way]();
-      if (round >= 0) samples[way].push(value);
+      for (let time = 0; time < times[way]; time += 1) {
+        const value = await pair[way]();
+        if (round >= 0) samples[way].push(value);
+      }
     }
   }
   return samples;

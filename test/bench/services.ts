@@ -25,15 +25,16 @@ export class ServiceProcess implements AsyncDisposable {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     let said = '';
+    let url: string | undefined;
     const output = child.stdout.setEncoding('utf8');
     for await (const chunk of output.iterator({ destroyOnReturn: false })) {
       said += String(chunk);
-      const url = /http:\/\/127\.0\.0\.1:\d+/.exec(said)?.[0];
-      if (url !== undefined) {
-        output.resume();
-        return new ServiceProcess(child, url);
-      }
+      url = /http:\/\/127\.0\.0\.1:\d+/.exec(said)?.[0];
+      if (url !== undefined) break;
     }
+    // Only now that the loop has let go of it: a log that nobody reads stops the service in the end
+    output.resume();
+    if (url !== undefined) return new ServiceProcess(child, url);
     throw new Error(`The service ended before it listened: ${said}`);
   }
 

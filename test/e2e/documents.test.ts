@@ -1,14 +1,17 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
+import { delimiter, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
 import { build } from '../../scripts/build.mjs';
 import { ROOT } from '../../scripts/setup/common.mjs';
+import type { Cli } from '../../src/cli/cli.js';
+import { EXIT_CODES } from '../../src/cli/exit-codes.js';
+import { createProgram } from '../../src/cli/program.js';
 import { exampleEnvironment } from '../../src/config.js';
 import { describeError, ERROR_CODES } from '../../src/errors.js';
 import type { SandboxManager } from '../../src/index.js';
-import { createOptionsSchema, execOptionsSchema } from '../../src/schemas.js';
+import { createOptionsSchema, execOptionsSchema, spawnOptionsSchema } from '../../src/schemas.js';
 import {
   blocksToRun,
   findMismatch,
@@ -51,9 +54,13 @@ beforeAll(async () => {
   directory = await mkdtemp(join(ROOT, '.cache/documents-'));
   const config = { extends: join(ROOT, 'tsconfig.json'), include: ['*.ts'], compilerOptions: { noEmit: true } };
   await writeFile(join(directory, 'tsconfig.json'), JSON.stringify(config));
-  await Promise.all(programs.map(({ file, program }) => writeFile(join(directory, file), sourceOf(program))));
+  await mkdir(join(directory, 'bin'));
+  await symlink(join(ROOT, 'dist/cli/main.js'), join(directory, 'bin/sandyard'));
   manager = await testManager({ owner });
   service = await startServiceProcess({ ...environment, HOST: '127.0.0.1', PORT: '0' });
+  await Promise.all(
+    programs.map(({ file, program }) => writeFile(join(directory, file), toService(sourceOf(program)))),
+  );
 });
 
 afterAll(async () => {
@@ -148,9 +155,21 @@ test('SANDBOX.md has every route with its fields', async () => {
   expect(Object.fromEntries(told)).toEqual(Object.fromEntries(routes));
 });
 
-test('SANDBOX.md has every option of create and exec', () => {
-  const options = [...Object.keys(createOptionsSchema.shape), ...Object.keys(execOptionsSchema.shape)];
-  for (const option of options) expect(contract.text).toContain(`\`${option}\``);
+test('SANDBOX.md has every option of create, exec and spawn', () => {
+  const schemas = [createOptionsSchema, execOptionsSchema, spawnOptionsSchema];
+  for (const option of schemas.flatMap(({ shape }) => Object.keys(shape))) {
+    expect(contract.text).toContain(`\`${option}\``);
+  }
+});
+
+test('SANDBOX.md has every command of the program and every exit code of its own', () => {
+  const { text } = contract;
+  const section = { ...contract, text: text.slice(text.indexOf('\n## Command line\n')) };
+  const program = createProgram({ context: { version: '' }, args: [] } as unknown as Cli);
+  const names = readTable(section, 'Command').map(([usage = '']) => usage.split(' ')[1]);
+  expect(new Set(names)).toEqual(new Set(program.commands.map((command) => command.name())));
+  const { killed: _, ...own } = EXIT_CODES; // that one is a command's own
+  expect(readTable(section, 'Exit code').map(([code]) => Number(code))).toEqual(Object.values(own));
 });
 
 test.each(documents)('$name names scripts, files and headings that exist', ({ text }) => {
@@ -214,11 +233,18 @@ async function runShell({ code }: Block, folder: string): Promise<string> {
   const script = `
     if [ -e .variables ]; then . ./.variables; fi
     set -euo pipefail -o allexport
-    ${code.replaceAll('http://127.0.0.1:8888', service.url)}
+    ${toService(code)}
     set +o allexport
     declare -px >.variables`;
-  const { stdout } = await run('bash', ['-c', script], { cwd: folder, env: environment, timeout: 120_000 });
+  const PATH = [join(directory, 'bin'), process.env['PATH']].join(delimiter);
+  const env = { ...environment, PATH };
+  const { stdout } = await run('bash', ['-c', script], { cwd: folder, env, timeout: 120_000 });
   return stdout;
+}
+
+/** What the example is written for is at another port here. */
+function toService(code: string): string {
+  return code.replaceAll('127.0.0.1:8888', new URL(service.url).host);
 }
 
 async function leftSandboxes(): Promise<string[]> {

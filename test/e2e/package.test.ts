@@ -39,11 +39,16 @@ describe('the packed package', () => {
       'dist/index.d.ts',
       'dist/http/main.js',
       'dist/http/docs/swagger-ui.css',
+      'dist/cli/main.js',
+      'Dockerfile.sandbox',
+      'warden/Makefile',
+      'warden/src/main.c',
       'SANDBOX.md',
     ]) {
       expect(files).toContain(needed);
     }
-    const allowed = /^(dist\/|package\.json$|README\.md$|SANDBOX\.md$|CHANGELOG\.md$|LICENSE$|Dockerfile\.sandbox$)/;
+    const allowed =
+      /^(dist\/|package\.json$|README\.md$|SANDBOX\.md$|CHANGELOG\.md$|LICENSE$|Dockerfile\.sandbox$|warden\/(Makefile$|src\/))/;
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
   });
 
@@ -86,6 +91,15 @@ describe('the packed package', () => {
       'es2023,esnext.disposable',
     ];
     await run(join(ROOT, 'node_modules/.bin/tsc'), [...flags, 'types.mts'], { cwd: directory });
+  });
+
+  it('works as a program', async () => {
+    const bin = join(directory, 'node_modules/.bin/sandyard');
+    const { version } = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8')) as { version: string };
+    expect((await run(bin, ['--version'])).stdout).toBe(`${version}\n`);
+    const env = { ...process.env, SANDBOX_OWNER: owner, SANDBOX_IMAGE: IMAGE };
+    const { stdout } = await run(bin, ['run', '--rm', '--', 'node', '-p', '6 * 7'], { env });
+    expect(stdout).toBe('42\n');
   });
 
   it('works as a service', async () => {

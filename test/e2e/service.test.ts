@@ -92,6 +92,7 @@ describe('the service as a process', () => {
       .split('\n')
       .map((line) => JSON.parse(line) as Record<string, unknown>);
     expect(events).toMatchObject([
+      { type: 'started', process_id: expect.stringMatching(/^\w+$/) },
       { type: 'output', seq: 1, stream: 'stdout', data: 'one\n' },
       { type: 'output', seq: 2, stream: 'stderr', data: 'two\n' },
       { type: 'exit', exit_code: 3, outcome: 'exited' },

@@ -75,8 +75,9 @@ export function describeCore(engine: string, makeManager: () => Promise<SandboxM
         expect(expiresAt.getTime()).toBeGreaterThan(Date.now() + 1.9 * 3_600_000);
         expect((await manager.inspect(sandbox.id)).expiresAt).toEqual(expiresAt);
         await expect(sandbox.renew({ ttlMs: 30 * 24 * 3_600_000 })).rejects.toMatchObject({ code: 'limit_exceeded' });
-        await sandbox.stop();
         expect((await sandbox.renew({ ttlMs: 60_000 })).expiresAt.getTime()).toBeLessThan(Date.now() + 61_000);
+        await sandbox.stop();
+        await expect(sandbox.renew()).rejects.toMatchObject({ code: 'wrong_state' });
       });
 
       it('has nothing left of a create that fails or is aborted', async () => {

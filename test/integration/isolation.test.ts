@@ -25,7 +25,8 @@ describe('isolation of a default sandbox', () => {
         .map((line) => line.trim()),
     ).toEqual([
       'Uid: 1000 1000 1000 1000',
-      'Groups: 1000',
+      // By this the warden knows what belongs to the command.
+      expect.stringMatching(/^Groups: (1000 )?1\d{9}$/),
       'CapInh: 0000000000000000',
       'CapPrm: 0000000000000000',
       'CapEff: 0000000000000000',
@@ -33,6 +34,25 @@ describe('isolation of a default sandbox', () => {
       'CapAmb: 0000000000000000',
       'NoNewPrivs: 1',
       'Seccomp: 2',
+    ]);
+  });
+
+  it("has PID 1 keep no more of root than ends what it starts, and makes it some user's", async () => {
+    const status = await sh("grep -E '^(Name|Uid|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs):' /proc/1/status");
+    expect(
+      status
+        .replaceAll(/[ \t]+/g, ' ')
+        .split('\n')
+        .map((line) => line.trim()),
+    ).toEqual([
+      'Name: warden',
+      'Uid: 0 0 0 0',
+      'CapInh: 0000000000000000',
+      'CapPrm: 00000000000000e0', // KILL, SETGID, SETUID
+      'CapEff: 00000000000000e0',
+      'CapBnd: 0000000000000000',
+      'CapAmb: 0000000000000000',
+      'NoNewPrivs: 1',
     ]);
   });
 
@@ -70,16 +90,17 @@ describe('isolation of a default sandbox', () => {
   });
 
   it('runs as another ordinary user when asked to', async () => {
-    expect((await sandbox.exec('id -u; id -g; id -G', { user: '2000' })).stdout).toBe('2000\n2000\n2000\n');
+    expect((await sandbox.exec('id -u; id -g; id -G', { user: '2000' })).stdout).toMatch(/^2000\n2000\n2000 1\d{9}\n$/);
   });
 
   it('makes the container as promised', async () => {
     const found = await dockerClient().getContainer(`sandyard-${sandbox.id}`).inspect();
     expect(found.Mounts).toEqual([]);
-    expect(found.Config.User).toBe('65532:65532');
+    expect(found.Config.User).toBe('0:0');
     expect(found.HostConfig).toMatchObject({
       Privileged: false,
       CapDrop: ['ALL'],
+      CapAdd: ['CHOWN', 'KILL', 'SETGID', 'SETPCAP', 'SETUID'],
       SecurityOpt: ['no-new-privileges:true'],
       NetworkMode: 'none',
       IpcMode: 'private',

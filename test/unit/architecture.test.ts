@@ -8,17 +8,39 @@ import { describe, expect, it } from 'vitest';
  * layers, from its own folder, and from entries of its own layer that are listed above its own.
  */
 const LAYERS = [
-  ['errors.ts', 'schemas.ts', 'config.ts', 'log.ts'],
-  ['engine/'],
-  ['bounded-text.ts', 'process-tree.ts', 'sandbox-process.ts', 'process.ts', 'archive/', 'files.ts'],
-  ['expiry.ts', 'record.ts', 'plan.ts', 'reaper.ts', 'sandbox.ts'],
+  ['errors.ts', 'signals.ts', 'quote.ts', 'schemas.ts', 'config.ts', 'log.ts'],
+  ['engine/', 'channel/'],
+  [
+    'bounded-text.ts',
+    'giving-up.ts',
+    'stdin.ts',
+    'remote-errors.ts',
+    'remote-run.ts',
+    'process-exit.ts',
+    'attachments.ts',
+    'sandbox-process.ts',
+    'process.ts',
+    'processes.ts',
+    'archive/',
+    'file-entries.ts',
+    'file-errors.ts',
+    'builtin.ts',
+    'file-streams.ts',
+    'files.ts',
+    'port.ts',
+  ],
+  ['expiry.ts', 'record.ts', 'warden.ts', 'connections.ts', 'plan.ts', 'reaper.ts', 'sandbox.ts'],
   ['manager.ts', 'index.ts'],
-  ['http/'],
+  ['http/', 'cli/'],
 ] as const;
 
 /** Delivery reaches the core by its front door, and by what is below all. */
 const OPEN_TO_DELIVERY = new Set<string>(['index.ts', ...LAYERS[0]]);
 const DELIVERY = LAYERS.length - 1;
+
+/** The programs; the first can start the second. */
+const BEGINNINGS = ['cli/main.ts', 'http/main.ts'];
+const SERVICE = 'http/main.ts';
 
 const SRC = fileURLToPath(new URL('../../src', import.meta.url));
 
@@ -57,11 +79,15 @@ function placeOf(file: string): { layer: number; entry: number } | undefined {
   return undefined;
 }
 
+function folderOf(file: string): string | undefined {
+  return file.includes('/') ? file.split('/')[0] : undefined;
+}
+
 function isAllowed({ from, to }: Import): boolean {
   const [own, other] = [placeOf(from), placeOf(to)];
   if (own === undefined || other === undefined) return false;
-  if (dirname(from) !== '.' && dirname(from) === dirname(to)) return true;
-  if (own.layer === DELIVERY) return OPEN_TO_DELIVERY.has(to);
+  if (folderOf(from) !== undefined && folderOf(from) === folderOf(to)) return true;
+  if (own.layer === DELIVERY) return OPEN_TO_DELIVERY.has(to) || (from === 'cli/main.ts' && to === SERVICE);
   return other.layer < own.layer || (other.layer === own.layer && other.entry < own.entry);
 }
 
@@ -77,7 +103,7 @@ describe('the layers', () => {
 
   it('are read whole: each file is imported by another or is a beginning', () => {
     const imported = new Set(local.map(({ to }) => to));
-    expect(files.filter((file) => !imported.has(file))).toEqual(['http/main.ts']);
+    expect(files.filter((file) => !imported.has(file) || file === SERVICE).toSorted()).toEqual(BEGINNINGS);
   });
 
   it('are imported one way', () => {
@@ -102,14 +128,20 @@ describe('boundaries', () => {
     expect(outside.filter(({ from, typeOnly }) => from !== 'manager.ts' || !typeOnly).map(show)).toEqual([]);
   });
 
+  it('keeps the engine and the channel apart: each knows nothing but what is below both', () => {
+    const apart = (file: string) => ['engine', 'channel'].includes(folderOf(file) ?? '');
+    const wayward = local.filter(({ from, to }) => apart(from) && apart(to) && folderOf(from) !== folderOf(to));
+    expect(wayward.map(show)).toEqual([]);
+  });
+
   it('reads process.env in config.ts only', () => {
     expect(filesWith(/\bprocess\s*(\.\s*env\b|\[\s*['"]env)|\benv\b[^'"]*\bfrom 'node:process'/)).toEqual([
       'config.ts',
     ]);
   });
 
-  it('leaves signals and the end of the program to the service', () => {
-    const owners = filesWith(/\bprocess\.(on|once|exit)\(/).filter((file) => !file.startsWith('http/'));
+  it('leaves signals and the end of the program to the programs', () => {
+    const owners = filesWith(/\bprocess\.(on|once|exit)\(/).filter((file) => !/^(http|cli)\//.test(file));
     expect(owners).toEqual([]);
   });
 
@@ -144,8 +176,15 @@ describe('the reading of imports', () => {
 
   it.each([
     ['process.ts', 'manager.ts', false],
-    ['process.ts', 'process-tree.ts', true],
-    ['process-tree.ts', 'process.ts', false],
+    ['process.ts', 'remote-run.ts', true],
+    ['remote-run.ts', 'process.ts', false],
+    ['channel/tunnel.ts', 'errors.ts', true],
+    ['channel/tunnel.ts', 'process.ts', false],
+    ['cli/main.ts', 'http/app.ts', false],
+    ['cli/main.ts', 'http/main.ts', true],
+    ['cli/commands/run.ts', 'cli/output.ts', true],
+    ['cli/output.ts', 'http/main.ts', false],
+    ['cli/main.ts', 'index.ts', true],
     ['engine/connection.ts', 'engine/discovery.ts', true],
     ['engine/connection.ts', 'process.ts', false],
     ['http/app.ts', 'manager.ts', false],

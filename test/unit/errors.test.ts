@@ -13,7 +13,7 @@ describe('the table of codes', () => {
 
   it('calls retryable only what no change of the input could mend', () => {
     const retryable = ERROR_CODES.filter((code) => describeError(code).retryable);
-    expect(retryable).toEqual(['aborted', 'engine_unavailable', 'engine_timeout']);
+    expect(retryable).toEqual(['aborted', 'port_not_open', 'engine_unavailable', 'engine_timeout']);
   });
 });
 
@@ -25,9 +25,14 @@ describe('SandyardError', () => {
     expect(String(error)).toBe('SandyardError: No engine.');
   });
 
-  it('has no hint, issues or cause unless they were given', () => {
+  it('carries details for programs', () => {
+    const error = new SandyardError('output_lost', 'Lost.', { details: { firstSeq: 7 } });
+    expect(JSON.stringify(error.details)).toBe('{"firstSeq":7}');
+  });
+
+  it('has no hint, issues, details or cause unless they were given', () => {
     const error = new SandyardError('internal', 'Oops.');
-    expect(error).toMatchObject({ hint: undefined, issues: [] });
+    expect(error).toMatchObject({ hint: undefined, issues: [], details: {} });
     expect('cause' in error).toBe(false);
   });
 });

@@ -4,7 +4,8 @@ import type { ContainerSpec } from '../../src/engine/engine.js';
 import { SandyardError } from '../../src/errors.js';
 import type { Log } from '../../src/log.js';
 import { SandboxManager, type ManagerOptions } from '../../src/manager.js';
-import { FakeEngine, type EngineMethod } from '../fixtures/fake-engine.js';
+import { encodeEvent } from '../fixtures/fake-warden.js';
+import { FakeEngine, type EngineMethod, type FakeContainer } from '../fixtures/fake-engine.js';
 
 const MIB = 1024 ** 2;
 const HOUR = 3_600_000;
@@ -39,7 +40,10 @@ describe('create', () => {
       workdir: '/workspace',
       hostname: sandbox.id,
       env: ['HOME=/home/sandbox'],
+      entrypoint: ['/usr/lib/sandyard/warden', 'init', '--ttl-ms=3600000', '--nofile=4096'],
     });
+    expect(specOf(engine)).not.toHaveProperty('volume');
+    expect(specOf(engine)).not.toHaveProperty('runtime');
     expect(engine.containers.get(`sandyard-${sandbox.id}`)?.state).toBe('running');
   });
 
@@ -61,8 +65,10 @@ describe('create', () => {
       labels: { 'com.example.team': 'x' },
       workdir: '/srv/app',
       user: '1234',
+      runtime: 'runsc',
     });
     expect(specOf(engine)).toMatchObject({
+      runtime: 'runsc',
       env: ['HOME=/home/sandbox', 'A=b'],
       labels: { 'com.example.team': 'x', 'sandyard.owner': 'me', 'sandyard.managed': '1' },
     });
@@ -81,6 +87,7 @@ describe('create', () => {
       metadata: { task: '7' },
       workdir: '/srv/app',
       user: '1234',
+      runtime: 'runsc',
       finishedAt: null,
       exitCode: null,
     });
@@ -89,24 +96,43 @@ describe('create', () => {
     expect(info).not.toHaveProperty('maxLifetimeMs');
   });
 
-  it.each<[object, image: Record<string, string>, directories: Record<string, number>]>([
-    [{}, { 'sandyard.image': '1' }, {}],
-    [{}, {}, { '/workspace': 1000, '/home/sandbox': 1000 }],
-    [{ user: '1234:5678' }, { 'sandyard.image': '1' }, { '/workspace': 1234, '/home/sandbox': 1234 }],
+  const prepared = { 'sandyard.image': '1', 'sandyard.warden': '1' };
+  const bare = { 'sandyard.warden': '1' };
+
+  it.each<[object, image: Record<string, string>, owned: string[]]>([
+    [{}, prepared, []],
+    [{}, bare, ['1000:1000:/workspace', '1000:1000:/home/sandbox']],
+    [{ user: '1234:5678' }, prepared, ['1234:5678:/workspace', '1234:5678:/home/sandbox']],
     [
       { workdir: '/workspace/a/b' },
-      { 'sandyard.image': '1' },
-      { '/workspace': 1000, '/workspace/a': 1000, '/workspace/a/b': 1000 },
+      prepared,
+      ['1000:1000:/workspace', '1000:1000:/workspace/a', '1000:1000:/workspace/a/b'],
     ],
-    [{ workdir: '/srv' }, { 'sandyard.image': '1' }, { '/srv': 1000 }],
-    [{ workdir: '/usr/share' }, { 'sandyard.image': '1' }, {}],
-    [{ workdir: '/workspaces' }, { 'sandyard.image': '1' }, {}],
-  ])('with %j on an image with %j makes %j', async (options, image, owners) => {
+    [{ workdir: '/srv' }, prepared, ['1000:1000:/srv']],
+    [{ workdir: '/usr/share' }, prepared, []],
+    [{ workdir: '/workspaces' }, prepared, []],
+    [{ workdir: '/home/sandbox/a:b' }, prepared, ['1000:1000:/home/sandbox', '1000:1000:/home/sandbox/a:b']],
+  ])('with %j on an image with %j has the warden give out %j', async (options, image, owned) => {
     const { engine, manager } = setUp();
     engine.images.set('x', image);
-    const { id } = await manager.create({ ...options, image: 'x' });
-    const made = engine.containers.get(`sandyard-${id}`)?.directories ?? new Map();
-    expect(Object.fromEntries([...made].map(([path, { uid }]) => [path, uid]))).toEqual(owners);
+    await manager.create({ ...options, image: 'x' });
+    const given = specOf(engine)?.entrypoint.filter((argument) => argument.startsWith('--own='));
+    expect(given).toEqual(owned.map((one) => `--own=${one}`));
+  });
+
+  it.each([
+    [{ ttlMs: 5000 }, ['--ttl-ms=5000', '--nofile=4096']],
+    [{ idleTimeoutMs: 7000, nofileLimit: 99 }, ['--ttl-ms=3600000', '--idle-ms=7000', '--nofile=99']],
+  ])('with %j tells the warden %j', async (options, told) => {
+    const { engine, manager } = setUp();
+    await manager.create(options);
+    expect(specOf(engine)?.entrypoint.slice(2)).toEqual(told);
+  });
+
+  it.each(['', 'a b', '-x', 'a/b', 'x'.repeat(65)])('refuses the runtime %j', async (runtime) => {
+    const { engine, manager } = setUp();
+    await expect(manager.create({ runtime })).rejects.toMatchObject({ code: 'validation_failed' });
+    expect(engine.calls).toEqual([]);
   });
 
   it.each([
@@ -155,9 +181,15 @@ describe('create', () => {
 });
 
 describe('create as a transaction', () => {
-  const steps = ['inspectImage', 'createContainer', 'putArchive', 'startContainer', 'verifyContainer'] as const;
-  const lastly = [...steps, 'inspectContainer'] as const;
-  /** An image without a home, so that no step is left out. */
+  const steps = [
+    'inspectImage',
+    'fillVolume',
+    'createContainer',
+    'startContainer',
+    'verifyContainer',
+    'openTunnel',
+  ] as const;
+  /** An image without a warden, so that no step is left out. */
   const bare = () => {
     const made = setUp();
     made.engine.images.set('bare', {});
@@ -167,11 +199,11 @@ describe('create as a transaction', () => {
   it('has all these steps', async () => {
     const { engine, create } = bare();
     await create();
-    expect(new Set(engine.calls.map(({ method }) => method))).toEqual(new Set<EngineMethod>(lastly));
+    expect(new Set(engine.calls.map(({ method }) => method))).toEqual(new Set<EngineMethod>(steps));
   });
 
   describe.each(['before', 'after'] as const)('when %s', (when) => {
-    it.each(lastly)('%s fails, leaves nothing and tells the failure', async (step) => {
+    it.each(steps)('%s fails, leaves nothing and tells the failure', async (step) => {
       const { engine, create } = bare();
       engine[when][step] = () => {
         throw gone;
@@ -209,11 +241,103 @@ describe('create as a transaction', () => {
     expect(engine.containers.size).toBe(0);
   });
 
+  it('says why where it ends as soon as it is started', async () => {
+    const { engine, create } = bare();
+    const why = new SandyardError('engine_error', 'The sandbox ended as soon as it was started (exit code 127).');
+    let looked = () => {};
+    const look = new Promise<void>((resolve) => (looked = resolve));
+    engine.after.verifyContainer = () => looked();
+    engine.before.openTunnel = async (name) => {
+      await look;
+      engine.die(name);
+      engine.before.verifyContainer = () => {
+        throw why;
+      };
+    };
+    await expect(create()).rejects.toBe(why);
+    expect(engine.containers.size).toBe(0);
+  });
+
+  it('leaves no connection when it fails', async () => {
+    const { engine, create } = bare();
+    const wardens: FakeContainer[] = [];
+    engine.after.openTunnel = (name) => {
+      wardens.push(engine.find(name));
+      throw gone;
+    };
+    await expect(create()).rejects.toBe(gone);
+    expect(wardens.map(({ warden }) => warden.tunnels.size)).toEqual([0]);
+  });
+
   it('does not remove the container that has its name', async () => {
     const { engine, create } = bare();
     engine.before.createContainer = ({ name }: ContainerSpec) => engine.plant({ name, labels: {} });
     await expect(create()).rejects.toMatchObject({ code: 'name_conflict' });
     expect(engine.containers.size).toBe(1);
+  });
+});
+
+describe('the warden', () => {
+  const OURS = { 'sandyard.image': '1', 'sandyard.warden': '1' };
+
+  it('comes in a volume to an image that has none', async () => {
+    const { engine, manager } = setUp();
+    engine.images.set('ubuntu:24.04', {});
+    await manager.create({ image: 'ubuntu:24.04' });
+    const volume = { name: 'sandyard-warden-sandyard-san', target: '/usr/lib/sandyard' };
+    expect(specOf(engine)?.volume).toEqual(volume);
+    expect(engine.volumes.get(volume.name)).toMatchObject({
+      image: 'sha256:sandyard-sandbox:latest',
+      path: '/usr/lib/sandyard',
+    });
+  });
+
+  it('comes so to an image that has another version of it', async () => {
+    const { engine, manager } = setUp();
+    engine.images.set('old', { 'sandyard.image': '1', 'sandyard.warden': '0' });
+    await manager.create({ image: 'old' });
+    expect(specOf(engine)?.volume).toBeDefined();
+  });
+
+  it("is the default image's own where that has one", async () => {
+    const { engine, manager } = setUp({ image: 'my-image' });
+    engine.images.set('my-image', OURS);
+    engine.images.set('bare', {});
+    await manager.create({ image: 'bare' });
+    expect([...engine.volumes.values()]).toMatchObject([{ image: 'sha256:my-image' }]);
+  });
+
+  it('is put into its volume once', async () => {
+    const { engine, manager } = setUp();
+    engine.images.set('bare', {});
+    await Promise.all([1, 2, 3].map(() => manager.create({ image: 'bare' })));
+    await manager.create({ image: 'bare' });
+    expect(engine.count('fillVolume')).toBe(1);
+  });
+
+  it('is put there again after that has failed, or a start with it', async () => {
+    const { engine, manager } = setUp();
+    engine.images.set('bare', {});
+    for (const step of ['fillVolume', 'startContainer'] as const) {
+      engine.before[step] = () => {
+        throw gone;
+      };
+      await expect(manager.create({ image: 'bare' })).rejects.toBe(gone);
+      engine.before = {};
+    }
+    await manager.create({ image: 'bare' });
+    expect(engine.count('fillVolume')).toBe(3);
+  });
+
+  it('is asked for where no image has it', async () => {
+    const { engine, manager } = setUp();
+    engine.images.clear();
+    engine.images.set('bare', {});
+    await expect(manager.create({ image: 'bare' })).rejects.toMatchObject({
+      code: 'image_not_found',
+      hint: expect.stringContaining('npm run setup'),
+    });
+    expect(engine.containers.size).toBe(0);
   });
 });
 
@@ -270,6 +394,34 @@ describe('get', () => {
     const other = new SandboxManager({ engine, owner: 'me', reaper: false });
     expect((await other.get(id)).id).toBe(id);
     expect(await other.inspect(id)).toEqual(await manager.inspect(id));
+  });
+
+  it('asks the engine only where there is no connection', async () => {
+    const { engine, manager } = setUp();
+    const { id } = await manager.create();
+    engine.calls.length = 0;
+    await manager.exec(id, ['true']);
+    expect(engine.calls).toEqual([]);
+    engine.find(`sandyard-${id}`).warden.cut();
+    await new Promise(setImmediate);
+    await manager.exec(id, ['true']);
+    expect(engine.calls.map(({ method }) => method)).toEqual(['inspectContainer', 'openTunnel']);
+  });
+
+  it('finds out that somebody else has removed it', async () => {
+    const { engine, manager } = setUp();
+    const { id } = await manager.create();
+    await engine.removeContainer(`sandyard-${id}`);
+    await new Promise(setImmediate);
+    await expect(manager.get(id)).rejects.toMatchObject({ code: 'sandbox_not_found' });
+  });
+
+  it('gives handles that share one connection', async () => {
+    const { engine, manager } = setUp();
+    const { id } = await manager.create();
+    const handles = await Promise.all([manager.get(id), manager.get(id)]);
+    await Promise.all(handles.map((sandbox) => sandbox.exec(['true'])));
+    expect(engine.find(`sandyard-${id}`).warden.connects).toBe(1);
   });
 
   it('does not take an engine that fails for a sandbox that is missing', async () => {
@@ -352,8 +504,8 @@ describe('list', () => {
 describe('open', () => {
   it('finds the engine, and removes what has expired', async () => {
     const { engine, manager } = setUp();
-    await manager.create({ ttlMs: 1000 });
-    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 2000 });
+    const { id } = await manager.create({ ttlMs: 1000 });
+    engine.die(`sandyard-${id}`, { exitCode: 90 }); // as the warden does
     await manager.open();
     expect(engine.count('info')).toBe(1);
     expect(engine.containers.size).toBe(0);
@@ -398,18 +550,57 @@ describe('hasImage', () => {
 });
 
 describe('close', () => {
-  it('ends the commands and leaves the sandboxes', async () => {
+  it('ends the calls, and leaves the sandboxes and what was spawned in them', async () => {
     const { engine, manager } = setUp();
     const [first, second] = [await manager.create(), await manager.create()];
-    const process = await first.spawn(['sleep', 'infinity']);
+    const process = await first.spawn(['sleep', 'infinity'], { id: 'a' });
     const result = second.exec(['sleep', 'infinity']);
     await vi.waitFor(() => expect(engine.running).toBe(2));
     await manager.close();
-    expect(engine.running).toBe(0);
-    expect(await process.wait()).toMatchObject({ outcome: 'killed' });
     expect(await result).toMatchObject({ outcome: 'killed' });
+    expect(engine.find(`sandyard-${first.id}`).warden.processes.get('a')).toMatchObject({
+      ended: undefined,
+      signals: [],
+    });
     expect([...engine.containers.values()].map(({ state }) => state)).toEqual(['running', 'running']);
+    const tunnels = () => [...engine.containers.values()].map(({ warden }) => warden.tunnels.size);
+    await vi.waitFor(() => expect(tunnels()).toEqual([0, 0]));
     expect(engine.closed).toBe(1);
+    await expect(process.wait()).rejects.toMatchObject({ code: 'manager_closed' });
+    await expect(process.kill()).rejects.toMatchObject({ code: 'manager_closed' });
+    await process[Symbol.asyncDispose]();
+  });
+
+  it('does not wait for what nobody reads, nor leave a timer that does', async () => {
+    const ready = encodeEvent({ kind: 'ready' });
+    const { engine, manager } = setUp();
+    engine.wardens = {
+      builtins: {
+        watch: async (process) => {
+          await process.print(ready);
+          await process.forever();
+        },
+      },
+    };
+    const sandbox = await manager.create();
+    await sandbox.files.watch('/workspace');
+    await sandbox.destroy();
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    await manager.close();
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  it('does not wait for ever for a call that can not be ended', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const { engine, manager } = setUp();
+    const sandbox = await manager.create();
+    const result = sandbox.exec(['sleep', 'infinity']).catch((error: unknown) => error);
+    await vi.waitFor(() => expect(engine.running).toBe(1));
+    engine.find(`sandyard-${sandbox.id}`).warden.stall();
+    const closed = manager.close();
+    await vi.advanceTimersByTimeAsync(6000);
+    await closed;
+    expect(await result).toMatchObject({ code: 'manager_closed' });
   });
 
   it('may be asked for twice at once', async () => {
@@ -440,4 +631,43 @@ describe('close', () => {
 
 it('makes no call before it is asked to', () => {
   expect(setUp({ reaper: {} }).engine.calls).toEqual([]);
+});
+
+describe('connections', () => {
+  it('are closed when nobody has used them for minutes, and opened again', async () => {
+    vi.useFakeTimers({ toFake: ['Date', 'setInterval', 'clearInterval'] });
+    const { engine, manager } = setUp();
+    const sandbox = await manager.create();
+    const { warden } = engine.find(`sandyard-${sandbox.id}`);
+    vi.advanceTimersByTime(4 * 60_000);
+    await sandbox.exec(['true']);
+    vi.advanceTimersByTime(4 * 60_000);
+    expect(warden.tunnels.size).toBe(1);
+    vi.advanceTimersByTime(3 * 60_000);
+    await vi.waitFor(() => expect(warden.tunnels.size).toBe(0));
+    const before = warden.connects;
+    expect(await sandbox.exec(['true'])).toMatchObject({ exitCode: 0 });
+    expect(warden.connects).toBe(before + 1);
+  });
+
+  it('stay open for what waits', async () => {
+    vi.useFakeTimers({ toFake: ['Date', 'setInterval', 'clearInterval'] });
+    const { engine, manager } = setUp();
+    const sandbox = await manager.create();
+    const process = await sandbox.spawn(['sleep', 'infinity']);
+    vi.advanceTimersByTime(60 * 60_000);
+    expect(engine.find(`sandyard-${sandbox.id}`).warden.tunnels.size).toBe(1);
+    process.detach();
+    vi.advanceTimersByTime(10 * 60_000);
+    await vi.waitFor(() => expect(engine.find(`sandyard-${sandbox.id}`).warden.tunnels.size).toBe(0));
+  });
+
+  it('of what is gone are closed when the reaper looks', async () => {
+    const { engine, manager } = setUp();
+    const sandbox = await manager.create();
+    const container = engine.find(`sandyard-${sandbox.id}`);
+    engine.containers.clear();
+    await manager.reap();
+    await vi.waitFor(() => expect(container.warden.tunnels.size).toBe(0));
+  });
 });

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { SandyardError } from '../../src/errors.js';
 import type { Log } from '../../src/log.js';
 import { Reaper } from '../../src/reaper.js';
-import { containerName, LeaseStore, toLabels, toRecord, type SandboxRecord } from '../../src/record.js';
+import { containerName, toLabels } from '../../src/record.js';
 import { FakeEngine, type FakeContainer } from '../fixtures/fake-engine.js';
 
 const MINUTE = 60_000;
@@ -20,8 +20,7 @@ afterEach(() => {
 interface Sown extends Partial<FakeContainer> {
   readonly owner?: string;
   readonly ageMs?: number;
-  readonly ttlMs?: number;
-  readonly idleTimeoutMs?: number | null;
+  readonly maxLifetimeMs?: number;
 }
 
 /** An engine with containers of sandboxes that have a lease of an hour and a lifetime of a day. */
@@ -31,51 +30,58 @@ function garden({ dryRun = false } = {}) {
   const logger = (level: string) => (fields: object, message: string) =>
     void logged.push({ level, fields: { ...fields }, message });
   const log: Log = { debug: logger('debug'), info: logger('info'), warn: logger('warn'), error: logger('error') };
-  const leases = new LeaseStore(engine);
+  const seen: (readonly string[])[] = [];
+  const gone: string[] = [];
   const rules = { stoppedRetentionMs: 2 * HOUR, halfCreatedAfterMs: 5 * MINUTE };
-  const reaper = new Reaper({ engine, leases, log, owner: 'me', rules, dryRun });
-  const sow = (id: string, { owner = 'me', ageMs = 0, ttlMs = HOUR, idleTimeoutMs = null, ...container }: Sown) => {
+  const reaper = new Reaper({
+    engine,
+    log,
+    owner: 'me',
+    rules,
+    dryRun,
+    seen: (ids) => seen.push([...ids]),
+    removed: (id) => gone.push(id),
+  });
+  const sow = (id: string, { owner = 'me', ageMs = 0, maxLifetimeMs = 24 * HOUR, ...container }: Sown) => {
     const traits = {
       limits: { memoryBytes: 1, cpus: 1, pids: 1, nofile: 1 },
       network: 'none',
       workdir: '/workspace',
       user: 'sandbox',
-      ttlMs,
-      idleTimeoutMs,
+      ttlMs: HOUR,
+      idleTimeoutMs: null,
+      runtime: null,
       metadata: {},
     } as const;
-    const about = { id, owner, projectName: undefined, createdAt: new Date(NOW - ageMs), maxLifetimeMs: 24 * HOUR };
+    const about = { id, owner, projectName: undefined, createdAt: new Date(NOW - ageMs), maxLifetimeMs };
     return engine.plant({ name: containerName(id), labels: toLabels(traits, about), ...container });
   };
-  return { engine, reaper, leases, logged, sow };
+  return { engine, reaper, seen, gone, logged, sow };
 }
 
-/** Renews as another manager would, so that only the file in the sandbox tells. */
-async function renewElsewhere(engine: FakeEngine, container: FakeContainer, expiresAt: number, lastActiveAt = NOW) {
-  const lease = { expiresAt: new Date(expiresAt), lastActiveAt: new Date(lastActiveAt) };
-  await new LeaseStore(engine).update(toRecord(container) as SandboxRecord, () => lease);
-}
+/** As the warden ends a sandbox whose lease has run out. */
+const EXPIRED: Sown = { state: 'exited', exitCode: 90, finishedAt: new Date(NOW) };
 
 describe('a run', () => {
   it.each<[what: string, sown: Sown, reason: string | undefined]>([
     ['a fresh one', {}, undefined],
-    ['a lease that has run out', { ageMs: HOUR + 1 }, 'lease_expired'],
-    ['a lifetime that has run out', { ageMs: 24 * HOUR + 1, ttlMs: 48 * HOUR }, 'max_lifetime'],
-    ['a paused one with a lease', { state: 'paused' }, undefined],
+    ['one that ended itself when its lease ran out', EXPIRED, 'lease_expired'],
+    ['one that ended itself being idle', { ...EXPIRED, exitCode: 91 }, 'idle'],
+    ['one that runs, past the lease that it began with', { ageMs: 20 * HOUR }, undefined],
+    ['a lifetime that has run out', { ageMs: 24 * HOUR + 1 }, 'max_lifetime'],
+    ['a paused one', { state: 'paused', ageMs: 20 * HOUR }, undefined],
     ['a young one that was not started', { state: 'created', ageMs: 4 * MINUTE }, undefined],
     ['an old one that was not started', { state: 'created', ageMs: 6 * MINUTE }, 'half_created'],
     [
       'one that stopped lately',
-      { state: 'exited', ageMs: 3 * HOUR, ttlMs: 9 * HOUR, finishedAt: new Date(NOW - HOUR) },
+      { state: 'exited', exitCode: 0, ageMs: 3 * HOUR, finishedAt: new Date(NOW - HOUR) },
       undefined,
     ],
     [
       'one that stopped long ago',
-      { state: 'exited', ageMs: 4 * HOUR, ttlMs: 9 * HOUR, finishedAt: new Date(NOW - 3 * HOUR) },
+      { state: 'exited', exitCode: 137, ageMs: 4 * HOUR, finishedAt: new Date(NOW - 3 * HOUR) },
       'stopped_too_long',
     ],
-    ['an idle one', { ageMs: 10 * MINUTE, idleTimeoutMs: MINUTE }, 'idle'],
-    ['one that is not idle for long enough', { ageMs: MINUTE, idleTimeoutMs: MINUTE }, undefined],
   ])('on %s', async (_, sown, reason) => {
     const { engine, reaper, sow, logged } = garden();
     sow('abc', sown);
@@ -100,36 +106,24 @@ describe('a run', () => {
     expect([...engine.containers.keys()]).toEqual(['sandyard-other', 'postgres', 'sandyard-imitation', 'renamed']);
   });
 
-  it('keeps what another manager has renewed', async () => {
+  it('tells which there are, and which are gone', async () => {
+    const { reaper, sow, seen, gone } = garden();
+    sow('a', {});
+    sow('b', EXPIRED);
+    sow('other', { owner: 'you' });
+    await reaper.run();
+    expect(seen).toEqual([['b', 'a']]);
+    expect(gone).toEqual(['b']);
+  });
+
+  it('keeps what somebody has started again', async () => {
     const { engine, reaper, sow } = garden();
-    await renewElsewhere(engine, sow('abc', { ageMs: 2 * HOUR }), NOW + HOUR);
+    const container = sow('abc', EXPIRED);
+    engine.after.listContainers = () => {
+      container.state = 'running';
+    };
     expect(await reaper.run()).toEqual([]);
     expect(engine.containers.size).toBe(1);
-  });
-
-  it('removes it when that lease has run out, too', async () => {
-    const { engine, reaper, sow } = garden();
-    await renewElsewhere(engine, sow('abc', { ageMs: 2 * HOUR }), NOW + HOUR);
-    await reaper.run();
-    vi.setSystemTime(NOW + HOUR + 1);
-    expect(await reaper.run()).toMatchObject([{ id: 'abc', reason: 'lease_expired' }]);
-  });
-
-  it('keeps what another manager has used', async () => {
-    const { engine, reaper, sow } = garden();
-    await renewElsewhere(engine, sow('abc', { ageMs: 10 * MINUTE, idleTimeoutMs: MINUTE }), NOW + HOUR);
-    expect(await reaper.run()).toEqual([]);
-  });
-
-  it('keeps what is quiet but runs a command', async () => {
-    const { engine, reaper, sow } = garden();
-    const container = sow('abc', { ageMs: 10 * MINUTE, idleTimeoutMs: MINUTE });
-    const spec = { command: ['sleep', 'infinity'], env: [], user: '1000', workdir: '/', stdin: false };
-    await engine.exec('sandyard-abc', spec);
-    expect(await reaper.run()).toEqual([]);
-    engine.die('sandyard-abc');
-    container.state = 'running';
-    expect(await reaper.run()).toMatchObject([{ reason: 'idle' }]);
   });
 
   it('goes by the state that is, not the one in the list', async () => {
@@ -141,16 +135,16 @@ describe('a run', () => {
     expect(await reaper.run()).toEqual([]);
   });
 
-  it('asks the engine about nothing but the list while nothing looks expired', async () => {
+  it('asks the engine about nothing but the list while all run', async () => {
     const { engine, reaper, sow } = garden();
-    for (const id of ['a', 'b', 'c']) sow(id, {});
+    for (const id of ['a', 'b', 'c']) sow(id, { ageMs: 20 * HOUR });
     await reaper.run();
     expect(engine.calls.map(({ method }) => method)).toEqual(['listContainers']);
   });
 
   it('tells in a dry run, and removes nothing', async () => {
     const { engine, reaper, sow, logged } = garden();
-    sow('abc', { ageMs: 2 * HOUR });
+    sow('abc', EXPIRED);
     expect(await reaper.run({ dryRun: true })).toEqual([{ id: 'abc', reason: 'lease_expired', removed: false }]);
     expect(engine.count('removeContainer')).toBe(0);
     expect(logged[0]).toMatchObject({ level: 'info', message: expect.stringContaining('dry run') });
@@ -158,7 +152,7 @@ describe('a run', () => {
 
   it('is dry where the reaper is, unless told otherwise', async () => {
     const { engine, reaper, sow } = garden({ dryRun: true });
-    sow('abc', { ageMs: 2 * HOUR });
+    sow('abc', EXPIRED);
     await reaper.run();
     expect(engine.containers.size).toBe(1);
     await reaper.run({ dryRun: false });
@@ -167,8 +161,8 @@ describe('a run', () => {
 
   it('goes on when one cannot be removed, says so, and tries it again', async () => {
     const { engine, reaper, sow, logged } = garden();
-    sow('bad', { ageMs: 2 * HOUR });
-    sow('good', { ageMs: 2 * HOUR });
+    sow('bad', EXPIRED);
+    sow('good', EXPIRED);
     engine.before.removeContainer = (name) => {
       if (name === 'sandyard-bad') throw new SandyardError('engine_error', 'Stuck.');
     };
@@ -182,10 +176,10 @@ describe('a run', () => {
     expect(engine.containers.size).toBe(0);
   });
 
-  it.each(['readFile', 'inspectContainer'] as const)('removes nothing when %s fails', async (method) => {
+  it('removes nothing when it cannot look at it', async () => {
     const { engine, reaper, sow, logged } = garden();
-    sow('abc', { ageMs: 2 * HOUR });
-    engine.before[method] = () => {
+    sow('abc', EXPIRED);
+    engine.before.inspectContainer = () => {
       throw new SandyardError('engine_timeout', 'Too slow.');
     };
     expect(await reaper.run()).toEqual([]);
@@ -195,7 +189,7 @@ describe('a run', () => {
 
   it('is silent about what was removed meanwhile', async () => {
     const { engine, reaper, sow, logged } = garden();
-    sow('abc', { ageMs: 2 * HOUR });
+    sow('abc', EXPIRED);
     engine.after.listContainers = () => engine.containers.clear();
     expect(await reaper.run()).toEqual([]);
     expect(logged).toEqual([]);
@@ -211,8 +205,8 @@ describe('a run', () => {
 
   it('stops where its caller gives up', async () => {
     const { engine, reaper, sow } = garden();
-    sow('a', { ageMs: 2 * HOUR });
-    sow('b', { ageMs: 2 * HOUR });
+    sow('a', EXPIRED);
+    sow('b', EXPIRED);
     const caller = new AbortController();
     engine.after.removeContainer = () => caller.abort();
     await expect(reaper.run({ signal: caller.signal })).rejects.toMatchObject({ code: 'aborted' });

@@ -1,18 +1,9 @@
 import * as fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 
-import {
-  containerName,
-  LeaseStore,
-  ownedBy,
-  toLabels,
-  toRecord,
-  type SandboxRecord,
-  type SandboxTraits,
-} from '../../src/record.js';
+import { KnownLeases, ownedBy, toLabels, toRecord, type SandboxRecord, type SandboxTraits } from '../../src/record.js';
 import { FakeEngine } from '../fixtures/fake-engine.js';
 
-const LEASE_FILE = '/var/lib/sandyard/lease.json';
 const CREATED = new Date('2026-01-01T00:00:00.123Z');
 const TRAITS: SandboxTraits = {
   limits: { memoryBytes: 1024 ** 3, cpus: 0.5, pids: 64, nofile: 1024 },
@@ -21,9 +12,14 @@ const TRAITS: SandboxTraits = {
   user: '1000:1000',
   ttlMs: 60_000,
   idleTimeoutMs: 30_000,
+  runtime: 'runsc',
   metadata: { 'a key': 'ü\n"' },
 };
 const ABOUT = { id: 'abc', owner: 'me', projectName: 'My project', createdAt: CREATED, maxLifetimeMs: 3_600_000 };
+
+afterEach(() => {
+  vi.useRealTimers();
+});
 
 function container(labels = toLabels(TRAITS, ABOUT), name = 'sandyard-abc') {
   return { id: 'c1', name, image: 'x', state: 'running' as const, labels };
@@ -39,6 +35,12 @@ describe('a record', () => {
   it('has no project name where none was given', () => {
     const labels = toLabels(TRAITS, { ...ABOUT, projectName: undefined });
     expect(toRecord(container(labels))?.projectName).toBeNull();
+  });
+
+  it('has no runtime where its labels are from before there was one', () => {
+    const { runtime: _, ...older } = TRAITS;
+    const labels = { ...toLabels(TRAITS, ABOUT), 'sandyard.traits': JSON.stringify(older) };
+    expect(toRecord(container(labels))?.runtime).toBeNull();
   });
 
   it('comes back whatever the metadata', () => {
@@ -78,87 +80,39 @@ describe('a record', () => {
   });
 });
 
-describe('LeaseStore', () => {
-  const initial = { expiresAt: new Date(CREATED.getTime() + TRAITS.ttlMs), lastActiveAt: CREATED };
-  const renewed = { expiresAt: new Date('2026-02-01T00:00:00Z'), lastActiveAt: new Date('2026-01-02T00:00:00Z') };
+describe('KnownLeases', () => {
+  const record = toRecord(container()) as SandboxRecord;
+  const initial = new Date(CREATED.getTime() + TRAITS.ttlMs);
 
-  function stored() {
-    const engine = new FakeEngine();
-    const planted = engine.plant({ name: containerName('abc'), labels: toLabels(TRAITS, ABOUT) });
-    return { engine, planted, record: toRecord(planted) as SandboxRecord };
-  }
-
-  it('begins with the lease of the creation', async () => {
-    const { engine, record } = stored();
-    const leases = new LeaseStore(engine);
-    expect(leases.known(record)).toEqual(initial);
-    expect(await leases.read(record)).toEqual(initial);
+  it('begin with the lease of the creation', () => {
+    expect(new KnownLeases().endOf(record)).toEqual(initial);
   });
 
-  it('is read by another manager as it was written', async () => {
-    const { engine, record } = stored();
-    await new LeaseStore(engine).update(record, () => renewed);
-    const other = new LeaseStore(engine);
-    expect(other.known(record)).toEqual(initial);
-    expect(await other.read(record)).toEqual(renewed);
-    expect(other.known(record)).toEqual(renewed);
+  it('are as they were last seen', () => {
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.parse('2026-02-01T00:00:00Z') });
+    const leases = new KnownLeases();
+    const expected = new Date('2026-02-01T00:00:05Z');
+    leases.see(record, 5000);
+    expect(leases.endOf(record)).toEqual(expected);
+    vi.setSystemTime(Date.parse('2026-02-01T00:00:01Z'));
+    expect(leases.endOf(record)).toEqual(expected);
+    leases.see(record, 4000 + 900); // the same, but for what the answer took
+    expect(leases.endOf(record)).toEqual(expected);
+    leases.see(record, 4000 + 1000);
+    expect(leases.endOf(record)).toEqual(new Date('2026-02-01T00:00:06Z'));
+    expect(leases.renew('abc', 5001)).toEqual(new Date('2026-02-01T00:00:06.001Z'));
+    expect(leases.endOf(record)).toEqual(new Date('2026-02-01T00:00:06.001Z'));
   });
 
-  it('is in a file that only root can read or write', async () => {
-    const { engine, planted, record } = stored();
-    await new LeaseStore(engine).update(record, () => renewed);
-    expect(planted.directories.get('/var/lib/sandyard')).toEqual({ uid: 0, gid: 0, mode: 0o700 });
-    expect(planted.files.has(LEASE_FILE)).toBe(true);
-  });
-
-  it.each(['', '{', '{}', 'null', '{"expiresAt":"soon","lastActiveAt":"now"}'])(
-    'is the lease of the creation where the file has %j',
-    async (content) => {
-      const { engine, planted, record } = stored();
-      planted.files.set(LEASE_FILE, Buffer.from(content));
-      expect(await new LeaseStore(engine).read(record)).toEqual(initial);
-    },
-  );
-
-  it('knows a written lease only once it is written', async () => {
-    const { engine, record } = stored();
-    const leases = new LeaseStore(engine);
-    engine.before.putArchive = () => Promise.reject(new Error('broken'));
-    await expect(leases.update(record, () => renewed)).rejects.toThrow('broken');
-    expect(leases.known(record)).toEqual(initial);
-  });
-
-  it('loses none of several changes at once', async () => {
-    const { engine, record } = stored();
-    const leases = new LeaseStore(engine);
-    const later = (ms: number) => () =>
-      leases.update(record, ({ expiresAt, lastActiveAt }) => ({
-        expiresAt: new Date(expiresAt.getTime() + ms),
-        lastActiveAt,
-      }));
-    await Promise.all([1, 10, 100].map((ms) => later(ms)()));
-    expect(leases.known(record).expiresAt.getTime()).toBe(initial.expiresAt.getTime() + 111);
-  });
-
-  it('goes on after a change that failed', async () => {
-    const { engine, record } = stored();
-    const leases = new LeaseStore(engine);
-    engine.before.putArchive = () => Promise.reject(new Error('broken'));
-    const failed = leases.update(record, () => renewed);
-    engine.after.readFile = () => (engine.before = {});
-    const next = leases.update(record, () => renewed);
-    await Promise.allSettled([failed, next]);
-    await leases.update(record, () => renewed);
-    expect(leases.known(record)).toEqual(renewed);
-  });
-
-  it('forgets what is gone', async () => {
-    const { engine, record } = stored();
-    const leases = new LeaseStore(engine);
-    await leases.update(record, () => renewed);
+  it('forget what is gone', () => {
+    const leases = new KnownLeases();
+    leases.renew('abc', 5000);
     leases.keepOnly(new Set(['abc']));
-    expect(leases.known(record)).toEqual(renewed);
+    expect(leases.endOf(record)).not.toEqual(initial);
     leases.keepOnly(new Set());
-    expect(leases.known(record)).toEqual(initial);
+    expect(leases.endOf(record)).toEqual(initial);
+    leases.renew('abc', 5000);
+    leases.forget('abc');
+    expect(leases.endOf(record)).toEqual(initial);
   });
 });

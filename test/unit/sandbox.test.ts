@@ -1,29 +1,29 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 
 import { SandyardError } from '../../src/errors.js';
 import { SandboxManager } from '../../src/manager.js';
 import type { CreateOptions } from '../../src/schemas.js';
 import { FakeEngine } from '../fixtures/fake-engine.js';
+import { encodeEntry, type FakeWardenOptions } from '../fixtures/fake-warden.js';
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
-const LEASE_FILE = '/var/lib/sandyard/lease.json';
 
 afterEach(() => {
   vi.useRealTimers();
 });
 
-async function create(options: CreateOptions = {}) {
+async function create(options: CreateOptions = {}, wardens: FakeWardenOptions = {}) {
   const engine = new FakeEngine();
-  const manager = new SandboxManager({ engine, owner: 'me', reaper: false });
+  engine.wardens = wardens;
+  const log = { debug: vi.fn(), info: vi.fn(), warn: vi.fn(), error: vi.fn() };
+  const manager = new SandboxManager({ engine, log, owner: 'me', reaper: false });
   const sandbox = await manager.create(options);
-  const container = engine.containers.get(`sandyard-${sandbox.id}`);
-  if (container === undefined) throw new Error('There is no container.');
-  return { engine, manager, sandbox, container };
+  const container = engine.find(`sandyard-${sandbox.id}`);
+  return { engine, log, manager, sandbox, container, warden: container.warden };
 }
 
 /** From now on the clock stands, `ms` from where it was. */
@@ -39,6 +39,7 @@ describe('start and stop', () => {
     expect(await sandbox.stop()).toMatchObject({ state: 'exited', exitCode: 137, finishedAt: expect.any(Date) });
     expect(container.state).toBe('exited');
     expect(await sandbox.start()).toMatchObject({ state: 'running', exitCode: null, finishedAt: null });
+    expect(await sandbox.exec(['true'])).toMatchObject({ exitCode: 0 });
   });
 
   it('succeed where it is so already', async () => {
@@ -57,10 +58,26 @@ describe('start and stop', () => {
     await expect(sandbox.exec(['true'])).rejects.toMatchObject({ code: 'wrong_state' });
   });
 
+  it.each([
+    [undefined, 2],
+    [0, 0],
+    [1, 1],
+    [2500, 3],
+  ])('give what runs %s ms to end, in whole seconds: %d', async (graceMs, graceSeconds) => {
+    const { engine, sandbox } = await create();
+    await sandbox.stop({ graceMs });
+    expect(engine.calls.find(({ method }) => method === 'stopContainer')?.args[1]).toMatchObject({ graceSeconds });
+  });
+
+  it.each([-1, 1.5, 86_400_000])('refuse a grace period of %d ms', async (graceMs) => {
+    const { sandbox } = await create();
+    await expect(sandbox.stop({ graceMs })).rejects.toMatchObject({ code: 'validation_failed' });
+  });
+
   it('leave the lease as it is', async () => {
     const { sandbox } = await create();
-    const { expiresAt } = await sandbox.inspect();
     later(MINUTE);
+    const { expiresAt } = await sandbox.inspect();
     expect((await sandbox.stop()).expiresAt).toEqual(expiresAt);
     expect((await sandbox.start()).expiresAt).toEqual(expiresAt);
   });
@@ -68,11 +85,14 @@ describe('start and stop', () => {
 
 describe('destroy', () => {
   it('removes it, and succeeds again', async () => {
-    const { engine, sandbox } = await create();
+    const { engine, sandbox, warden } = await create();
+    await sandbox.exec(['true']);
     await sandbox.destroy();
     expect(engine.containers.size).toBe(0);
+    expect(warden.tunnels.size).toBe(0);
     await sandbox.destroy();
     await expect(sandbox.inspect()).rejects.toMatchObject({ code: 'sandbox_not_found' });
+    await expect(sandbox.exec(['true'])).rejects.toMatchObject({ code: 'sandbox_not_found' });
   });
 
   it('comes with the end of the block', async () => {
@@ -93,12 +113,49 @@ describe('destroy', () => {
   });
 });
 
+describe('the lease', () => {
+  it('is the one that the sandbox keeps', async () => {
+    const { sandbox, warden, manager } = await create();
+    const now = later(MINUTE);
+    warden.record.leaseEndsAt = now + 2 * HOUR; // as another manager renews it
+    expect((await sandbox.inspect()).expiresAt).toEqual(new Date(now + 2 * HOUR));
+    expect((await manager.list()).sandboxes[0]?.expiresAt).toEqual(new Date(now + 2 * HOUR));
+  });
+
+  it('is at first the one that it was created with, where it can not be asked', async () => {
+    const { engine, sandbox, container } = await create({ ttlMs: HOUR });
+    container.state = 'paused';
+    const other = new SandboxManager({ engine, owner: 'me', reaper: false });
+    const { expiresAt, createdAt, state } = await other.inspect(sandbox.id);
+    expect(state).toBe('paused');
+    expect(expiresAt.getTime() - createdAt.getTime()).toBe(HOUR);
+  });
+
+  it('is as it was last seen where the sandbox can not be talked to, which is logged', async () => {
+    const { sandbox, warden, log } = await create();
+    const { expiresAt } = await sandbox.renew({ ttlMs: 2 * HOUR });
+    warden.refusal = new SandyardError('engine_error', 'No such program.');
+    warden.cut();
+    expect((await sandbox.inspect()).expiresAt).toEqual(expiresAt);
+    expect(log.warn).toHaveBeenCalledOnce();
+  });
+
+  it('does not hide that the engine is away', async () => {
+    const { sandbox, warden } = await create();
+    warden.refusal = new SandyardError('engine_unavailable', 'Gone.');
+    warden.cut();
+    await new Promise(setImmediate);
+    await expect(sandbox.inspect()).rejects.toMatchObject({ code: 'engine_unavailable' });
+  });
+});
+
 describe('renew', () => {
   it('has the lease end that long from now, later or earlier', async () => {
-    const { sandbox } = await create({ ttlMs: HOUR });
+    const { sandbox, warden } = await create({ ttlMs: HOUR });
     const now = later(10 * MINUTE);
     expect((await sandbox.renew({ ttlMs: 2 * HOUR })).expiresAt).toEqual(new Date(now + 2 * HOUR));
     expect((await sandbox.renew({ ttlMs: MINUTE })).expiresAt).toEqual(new Date(now + MINUTE));
+    expect(warden.record.leaseEndsAt).toBe(now + MINUTE);
   });
 
   it('is by what it was created with unless told otherwise', async () => {
@@ -109,17 +166,22 @@ describe('renew', () => {
 
   it('is seen by other managers', async () => {
     const { engine, sandbox } = await create();
+    later(MINUTE);
     const { expiresAt } = await sandbox.renew({ ttlMs: 3 * HOUR });
     const other = new SandboxManager({ engine, owner: 'me', reaper: false });
     expect((await other.inspect(sandbox.id)).expiresAt).toEqual(expiresAt);
-    later(2 * HOUR);
-    expect(await other.reap()).toEqual([]);
   });
 
-  it('works on a stopped one', async () => {
-    const { sandbox } = await create();
-    await sandbox.stop();
-    expect(await sandbox.renew({ ttlMs: 2 * HOUR })).toMatchObject({ state: 'exited' });
+  it.each(['exited', 'paused', 'created'] as const)('is refused while it is %s', async (state) => {
+    const { sandbox, container, warden } = await create();
+    container.state = state;
+    const version = warden.record.version;
+    await expect(sandbox.renew({ ttlMs: 2 * HOUR })).rejects.toMatchObject({
+      code: 'wrong_state',
+      message: expect.stringContaining(state),
+      hint: expect.stringContaining('Start it'),
+    });
+    expect(warden.record.version).toBe(version);
   });
 
   it('ends no later than the longest lifetime, and says when that is', async () => {
@@ -132,9 +194,10 @@ describe('renew', () => {
   });
 
   it.each([{ ttlMs: 0 }, { ttlMs: 1.5 }, { ttlMs: '1h' }, { forever: true }])('refuses %j', async (options) => {
-    const { sandbox, container } = await create();
+    const { sandbox, warden } = await create();
+    const version = warden.record.version;
     await expect(sandbox.renew(options as object)).rejects.toMatchObject({ code: 'validation_failed' });
-    expect(container.files.size).toBe(0);
+    expect(warden.record.version).toBe(version);
   });
 
   it('tells that it is gone', async () => {
@@ -142,77 +205,29 @@ describe('renew', () => {
     await sandbox.destroy();
     await expect(sandbox.renew()).rejects.toMatchObject({ code: 'sandbox_not_found' });
   });
-
-  it('is not undone by the note of an activity that began before it', async () => {
-    const { engine, sandbox, container } = await create({ idleTimeoutMs: MINUTE, ttlMs: 10 * MINUTE });
-    later(MINUTE);
-    let writes = 0;
-    engine.before.putArchive = () => ((writes += 1) === 1 ? sleep(30) : undefined);
-    await sandbox.exec(['true']);
-    await vi.waitFor(() => expect(writes).toBe(1));
-    const { expiresAt } = await sandbox.renew({ ttlMs: 5 * HOUR });
-    await sleep(50);
-    expect(JSON.parse(String(container.files.get(LEASE_FILE)))).toMatchObject({ expiresAt: expiresAt.toISOString() });
-  });
-});
-
-describe('activity', () => {
-  const uses: [string, (sandbox: Awaited<ReturnType<typeof create>>['sandbox']) => Promise<unknown>][] = [
-    ['exec', (sandbox) => sandbox.exec(['true'])],
-    ['spawn', async (sandbox) => (await sandbox.spawn(['true'])).wait()],
-    ['a file operation', (sandbox) => sandbox.files.stat('/workspace').catch(() => {})],
-  ];
-
-  it.each(uses)('by %s keeps a sandbox with an idle timeout', async (_, use) => {
-    const { manager, sandbox, container } = await create({ idleTimeoutMs: 4 * MINUTE });
-    const now = later(3 * MINUTE);
-    await use(sandbox);
-    await vi.waitFor(() => expect(container.files.has(LEASE_FILE)).toBe(true));
-    const lease = JSON.parse(String(container.files.get(LEASE_FILE))) as { lastActiveAt: string };
-    expect(lease.lastActiveAt).toBe(new Date(now).toISOString());
-    later(4 * MINUTE);
-    expect(await manager.reap()).toEqual([]);
-    later(2 * MINUTE);
-    expect(await manager.reap()).toMatchObject([{ reason: 'idle' }]);
-  });
-
-  it('is not recorded more often than it has to be', async () => {
-    const { engine, sandbox } = await create({ idleTimeoutMs: 4 * MINUTE });
-    for (let n = 0; n < 20; n++) await sandbox.exec(['true']);
-    expect(engine.count('putArchive')).toBe(0);
-    later(90_000);
-    for (let n = 0; n < 20; n++) await sandbox.exec(['true']);
-    await sleep(5);
-    expect(engine.count('putArchive')).toBeLessThanOrEqual(2);
-  });
-
-  it('is not recorded where nothing depends on it', async () => {
-    const { engine, sandbox } = await create();
-    later(30 * MINUTE);
-    await sandbox.exec(['true']);
-    await sleep(5);
-    expect(engine.count('putArchive') + engine.count('readFile')).toBe(0);
-  });
-
-  it('does not make a command fail or wait when it cannot be recorded', async () => {
-    const { engine, sandbox } = await create({ idleTimeoutMs: 4 * MINUTE });
-    later(3 * MINUTE);
-    engine.before.readFile = () => new Promise(() => {});
-    expect(await sandbox.exec(['true'])).toMatchObject({ exitCode: 0 });
-    engine.before.readFile = () => {
-      throw new SandyardError('engine_unavailable', 'Gone.');
-    };
-    expect(await sandbox.exec(['true'])).toMatchObject({ exitCode: 0 });
-  });
 });
 
 describe('stats', () => {
-  it('tells what it uses, in seconds and bytes', async () => {
-    const { sandbox } = await create();
-    const stats = await sandbox.stats();
-    expect(stats).toMatchObject({ memoryBytes: 4e6, memoryLimitBytes: 1e9, cpuSeconds: 2.5, pids: 2 });
-    expect(stats.at).toBeInstanceOf(Date);
-    expect(stats).not.toHaveProperty('cpuNanoseconds');
+  it('tells what it uses, in seconds and bytes, without asking the engine', async () => {
+    const { engine, sandbox, warden } = await create({ memoryLimit: '512m' });
+    Object.assign(warden.usage, { memory: 4e6, limit: 1_000_000_000, cpuNs: 2_500_000_000n, oomKills: 3 });
+    engine.calls.length = 0;
+    expect(await sandbox.stats()).toEqual({
+      memoryBytes: 4e6,
+      memoryLimitBytes: 1e9,
+      cpuSeconds: 2.5,
+      pids: 3,
+      networkReceivedBytes: 10,
+      networkSentBytes: 20,
+      oomKills: 3,
+      at: expect.any(Date),
+    });
+    expect(engine.calls).toEqual([]);
+  });
+
+  it('knows the limit that it was created with where the sandbox does not', async () => {
+    const { sandbox } = await create({ memoryLimit: '512m' });
+    expect(await sandbox.stats()).toMatchObject({ memoryLimitBytes: 512 * 1024 ** 2 });
   });
 
   it('refuses where it does not run', async () => {
@@ -220,47 +235,106 @@ describe('stats', () => {
     await sandbox.stop();
     await expect(sandbox.stats()).rejects.toMatchObject({ code: 'wrong_state' });
   });
+
+  it('can be given up', async () => {
+    const { sandbox, warden } = await create();
+    warden.stall();
+    const caller = new AbortController();
+    const stats = sandbox.stats({ signal: caller.signal });
+    caller.abort();
+    await expect(stats).rejects.toMatchObject({ code: 'aborted' });
+  });
 });
 
-describe('copyTo', () => {
-  it('tells of a source that is not there', async () => {
-    const { engine, sandbox } = await create();
+it('what was spawned can be got again, by any manager', async () => {
+  const { engine, sandbox } = await create();
+  (await sandbox.spawn(['cat'], { id: 'a', stdin: 'pipe' })).detach();
+  const other = await new SandboxManager({ engine, owner: 'me', reaper: false }).get(sandbox.id);
+  expect(await other.processes.list()).toMatchObject([{ id: 'a', state: 'running' }]);
+  const process = await other.processes.get('a');
+  await process.kill();
+  expect(await process.wait()).toMatchObject({ outcome: 'killed' });
+});
+
+it('connect() reaches a port', async () => {
+  const { sandbox } = await create(
+    {},
+    { builtins: { dial: (process) => process.print(`\0${process.argv.join(' ')}`) } },
+  );
+  const chunks = [];
+  for await (const chunk of await sandbox.connect(80)) chunks.push(String(chunk));
+  expect(chunks.join('')).toBe('dial 80');
+});
+
+describe('copies', () => {
+  async function withDirectory(work: (directory: string) => Promise<void>): Promise<void> {
+    const directory = await mkdtemp(join(tmpdir(), 'sandyard-copy-'));
+    try {
+      await work(directory);
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  }
+
+  it('tell of a source that is not there', async () => {
+    const { sandbox, warden } = await create();
     const copied = sandbox.copyTo('/no/such/thing', '/workspace/x');
     await expect(copied).rejects.toMatchObject({
       code: 'file_not_found',
       message: expect.stringContaining('/no/such/thing'),
     });
-    expect(engine.count('exec')).toBe(0);
+    expect(warden.count('spawn')).toBe(0);
   });
 
   it.each([
-    ['/workspace/b.txt', false, '/workspace/b.txt'],
-    ['/workspace/dir/', false, '/workspace/dir/a.txt'],
-    ['/workspace/dir', true, '/workspace/dir/a.txt'],
-  ])('writes a file to %s, a directory: %s, as %s', async (sandboxPath, isDirectory, written) => {
-    const { engine, sandbox } = await create();
+    ['/workspace/b.txt', 'f', '/workspace/b.txt'],
+    ['/workspace/b.txt', undefined, '/workspace/b.txt'],
+    ['/workspace/dir/', undefined, '/workspace/dir/a.txt'],
+    ['/workspace/dir', 'd', '/workspace/dir/a.txt'],
+  ] as const)('write a file to %s, which is %s, as %s', async (sandboxPath, type, written) => {
     const content: string[] = [];
-    const paths: (string | undefined)[] = [];
-    engine.command = async ({ command, stdin }, io) => {
-      const [path] = command.slice(4);
-      if (!stdin) {
-        if (isDirectory) return void io.print(`${['d', 4096, 755, '1700000000.0', 1000, 1000, '', ''].join('\0')}\0`);
-        void io.printError(`find: '${path}': No such file or directory\n`);
-        return 1;
-      }
-      paths.push(path);
-      for await (const chunk of io.stdin) content.push(String(chunk));
-      return 0;
-    };
-    const directory = await mkdtemp(join(tmpdir(), 'sandyard-copy-'));
-    try {
-      await writeFile(join(directory, 'a.txt'), 'hello');
+    const paths: (readonly string[])[] = [];
+    const { sandbox } = await create(
+      {},
+      {
+        builtins: {
+          stat: (process) => (type === undefined ? 2 : process.print(encodeEntry({ type }))),
+          write: async (process) => {
+            paths.push(process.argv);
+            content.push(String(await process.readAll()));
+            await process.print(encodeEntry({ type: 'f', size: 5 }));
+          },
+        },
+      },
+    );
+    await withDirectory(async (directory) => {
+      await writeFile(join(directory, 'a.txt'), 'hello', { mode: 0o640 });
       const copied = await sandbox.copyTo(join(directory, 'a.txt'), sandboxPath);
       expect(copied).toEqual({ entries: 1, bytes: 5 });
-    } finally {
-      await rm(directory, { recursive: true });
-    }
-    expect(paths).toEqual([written]);
-    expect(content.join('')).toMatch(/^hello/);
+    });
+    expect(paths).toEqual([['write', written, '640', '-']]);
+    expect(content).toEqual(['hello']);
+  });
+
+  it('go from one sandbox to another', async () => {
+    let tar: Buffer = Buffer.alloc(0);
+    const { sandbox } = await create(
+      {},
+      {
+        builtins: {
+          stat: (process) => process.print(encodeEntry({ type: 'd' })),
+          pack: (process) => process.print(tar),
+          unpack: async (process) => {
+            tar = await process.readAll();
+          },
+        },
+      },
+    );
+    await withDirectory(async (directory) => {
+      await writeFile(join(directory, 'a.txt'), 'hello');
+      expect(await sandbox.copyTo(directory, '/workspace')).toEqual({ entries: 1, bytes: 5 });
+      await sandbox.copyFrom('/workspace', join(directory, 'back'));
+      expect(await readFile(join(directory, 'back', 'a.txt'), 'utf8')).toBe('hello');
+    });
   });
 });

@@ -20,6 +20,10 @@ const SPEC: ContainerSpec = {
   network: 'none',
 };
 
+const WITH_VOLUME = { ...SPEC, volume: { name: 'sandyard-warden-1', target: '/usr/lib/sandyard' } };
+const MOUNT = { Type: 'volume', Name: 'sandyard-warden-1', Destination: '/usr/lib/sandyard', RW: false };
+const ANONYMOUS = { Type: 'volume', Name: 'a'.repeat(64), Destination: '/data', RW: true };
+
 const options = toCreateOptions(SPEC);
 const host = options.HostConfig as Docker.HostConfig & Record<string, unknown>;
 
@@ -38,14 +42,14 @@ describe('what a container is made with', () => {
     expect(host).toMatchObject({ NetworkMode: 'none', PidsLimit: 256, NanoCpus: 300_000_000 });
   });
 
-  it('has PID 1 run as another user than commands', () => {
-    expect(options.User).toBe('65532:65532');
+  it('has PID 1 run as root, which user code never is, and told to stop by SIGTERM', () => {
+    expect(options).toMatchObject({ User: '0:0', StopSignal: 'SIGTERM' });
   });
 
   it.each<[setting: string, value: unknown]>([
     ['Privileged', false],
     ['CapDrop', ['ALL']],
-    ['CapAdd', []],
+    ['CapAdd', ['CHOWN', 'KILL', 'SETGID', 'SETPCAP', 'SETUID']],
     ['SecurityOpt', ['no-new-privileges:true']],
     ['IpcMode', 'private'],
     ['CgroupnsMode', 'private'],
@@ -53,23 +57,36 @@ describe('what a container is made with', () => {
     ['RestartPolicy', { Name: 'no' }],
     ['AutoRemove', false],
     ['Binds', []],
-    ['Init', true],
+    ['Init', false],
+    ['OomScoreAdj', 0],
   ])('always has %s: %j', (setting, value) => {
     expect(host[setting]).toEqual(value);
   });
 
-  it.each([
-    'Mounts',
-    'VolumesFrom',
-    'Devices',
-    'DeviceRequests',
-    'PidMode',
-    'UsernsMode',
-    'PortBindings',
-    'ExtraHosts',
-  ])('never has %s', (setting) => {
-    expect(host[setting]).toBeUndefined();
+  it('mounts nothing but the volume that it was given, read-only and never filled from the image', () => {
+    expect(host.Mounts).toEqual([]);
+    expect(toCreateOptions(WITH_VOLUME).HostConfig?.Mounts).toEqual([
+      {
+        Type: 'volume',
+        Source: 'sandyard-warden-1',
+        Target: '/usr/lib/sandyard',
+        ReadOnly: true,
+        VolumeOptions: { NoCopy: true },
+      },
+    ]);
   });
+
+  it('leaves the runtime to the engine unless one was asked for', () => {
+    expect(host).not.toHaveProperty('Runtime');
+    expect(toCreateOptions({ ...SPEC, runtime: 'runsc' }).HostConfig?.Runtime).toBe('runsc');
+  });
+
+  it.each(['VolumesFrom', 'Devices', 'DeviceRequests', 'PidMode', 'UsernsMode', 'PortBindings', 'ExtraHosts'])(
+    'never has %s',
+    (setting) => {
+      expect(host[setting]).toBeUndefined();
+    },
+  );
 
   it('swaps nothing', () => {
     expect(host).toMatchObject({ Memory: 3 * GIB, MemorySwap: 3 * GIB });
@@ -84,10 +101,18 @@ describe('what a container is made with', () => {
 
   it('bounds open files, cores and locked memory, soft and hard', () => {
     expect(host.Ulimits).toEqual([
-      { Name: 'nofile', Soft: 1024, Hard: 1024 },
+      { Name: 'nofile', Soft: 8192, Hard: 8192 },
       { Name: 'core', Soft: 0, Hard: 0 },
       { Name: 'memlock', Soft: 65_536, Hard: 65_536 },
     ]);
+  });
+
+  it('leaves the warden room for files, and gives more where more was asked for', () => {
+    expect(toCreateOptions({ ...SPEC, nofile: 10_000 }).HostConfig?.Ulimits).toContainEqual({
+      Name: 'nofile',
+      Soft: 10_000,
+      Hard: 10_000,
+    });
   });
 
   it.each([
@@ -124,19 +149,37 @@ function applied(hostChange: object = {}, change: object = {}): Docker.Container
   return found as unknown as Docker.ContainerInspectInfo;
 }
 
+const LINUX_NAMES = ['CAP_SETUID', 'CAP_SETPCAP', 'CAP_SETGID', 'CAP_KILL', 'CAP_CHOWN'];
+
+/** What has a volume of the image's, which declares those. */
+function declaring(volumes: object | null): object {
+  const { HostConfig: _, ...config } = options;
+  return { Config: { ...config, Volumes: volumes }, Mounts: [ANONYMOUS] };
+}
+
 describe('verifyApplied', () => {
   it.each<[what: string, found: Docker.ContainerInspectInfo]>([
     ['what was asked for', applied()],
-    ['empty lists as null', applied({ CapAdd: null, Binds: null, PidMode: '' })],
+    ['empty lists as null', applied({ Binds: null, Mounts: null, PidMode: '' }, { Mounts: null })],
+    ["Linux's names of capabilities, in any order", applied({ CapAdd: LINUX_NAMES })],
+    ["the engine's own runtime", applied({ Runtime: 'runc' })],
     ['more security options', applied({ SecurityOpt: ['no-new-privileges:true', 'seccomp=x'] })],
     ['no-new-privileges in short', applied({ SecurityOpt: ['no-new-privileges'] })],
-    ['a volume', applied({}, { Mounts: [{ Type: 'volume' }] })],
+    ['a volume that the image declares', applied({}, declaring({ '/data': {} }))],
   ])('takes %s', (_, found) => {
     expect(() => verifyApplied(SPEC, found)).not.toThrow();
   });
 
   it.each<[setting: string, found: Docker.ContainerInspectInfo]>([
     ['User', applied({}, { Config: { User: '' } })],
+    ['StopSignal', applied({}, { Config: { StopSignal: 'SIGKILL' } })],
+    ['Init', applied({ Init: true })],
+    ['OomScoreAdj', applied({ OomScoreAdj: 500 })],
+    ['CapAdd', applied({ CapAdd: null })],
+    ['CapAdd', applied({ CapAdd: [...LINUX_NAMES, 'CAP_SYS_ADMIN'] })],
+    ['Mounts', applied({}, { Mounts: [MOUNT] })],
+    ['Mounts', applied({}, declaring(null))],
+    ['Mounts', applied({}, declaring({ '/other': {} }))],
     ['Privileged', applied({ Privileged: true })],
     ['CapDrop', applied({ CapDrop: null })],
     ['CapAdd', applied({ CapAdd: ['SYS_ADMIN'] })],
@@ -144,7 +187,7 @@ describe('verifyApplied', () => {
     ['SecurityOpt', applied({ SecurityOpt: ['no-new-privileges:false'] })],
     ['SecurityOpt', applied({ SecurityOpt: ['no-new-privileges:true', 'seccomp=unconfined'] })],
     ['Binds', applied({ Binds: ['/:/host'] })],
-    ['Binds', applied({}, { Mounts: [{ Type: 'bind' }] })],
+    ['Mounts', applied({}, { Mounts: [{ Type: 'bind', Destination: '/host', RW: true }] })],
     ['NetworkMode', applied({ NetworkMode: 'bridge' })],
     ['PidMode', applied({ PidMode: 'host' })],
     ['IpcMode', applied({ IpcMode: 'host' })],
@@ -160,6 +203,25 @@ describe('verifyApplied', () => {
     expect(() => verifyApplied(SPEC, found)).toThrow(
       expect.objectContaining({ code: 'engine_error', message: expect.stringContaining(setting) }),
     );
+  });
+
+  it.each<[what: string, mounts: object[], accepted: boolean]>([
+    ['there', [MOUNT], true],
+    ['missing', [], false],
+    ['writable', [{ ...MOUNT, RW: true }], false],
+    ['another', [{ ...MOUNT, Name: 'x' }], false],
+    ['elsewhere', [{ ...MOUNT, Destination: '/usr' }], false],
+    ['not alone', [MOUNT, { ...MOUNT, Name: 'x', Destination: '/x' }], false],
+  ])('of a volume that is %s', (_, Mounts, accepted) => {
+    const verify = () => verifyApplied(WITH_VOLUME, applied({}, { Mounts }));
+    if (accepted) expect(verify).not.toThrow();
+    else expect(verify).toThrow(/Mounts: asked volume sandyard-warden-1 on \/usr\/lib\/sandyard, read-only, found/);
+  });
+
+  it('refuses another runtime than was asked for', () => {
+    const spec = { ...SPEC, runtime: 'runsc' };
+    expect(() => verifyApplied(spec, applied({ Runtime: 'runsc' }))).not.toThrow();
+    expect(() => verifyApplied(spec, applied({ Runtime: 'runc' }))).toThrow(/Runtime: asked runsc, found runc/);
   });
 
   it('names all that differ', () => {

@@ -33,6 +33,7 @@ const SECURED: AppSettings = { env: { SANDBOX_TOKEN: TOKEN } };
 const INVALID = { status: 422, code: 'validation_failed', hint: /"errors"/ } as const;
 const MALFORMED = { status: 400, code: 'invalid_request' } as const;
 const UNKNOWN = { status: 404, code: 'sandbox_not_found', hint: /list/i } as const;
+const NO_PROCESS = { status: 404, code: 'process_not_found', hint: /list/i } as const;
 const STOPPED = { status: 409, code: 'wrong_state', hint: /start/i, before: stopped } as const;
 
 const ROWS: readonly Row[] = [
@@ -187,6 +188,14 @@ const ROWS: readonly Row[] = [
     ...INVALID,
     at: ['mode'],
   },
+  {
+    what: 'mode in decimal in a body',
+    path: `${SB}/files/chmod`,
+    request: json({ path: '/a', mode: '9' }),
+    ...INVALID,
+    at: ['mode'],
+  },
+  { what: 'rename to nowhere', path: `${SB}/files/rename`, request: json({ from: '/a' }), ...INVALID, at: ['to'] },
   { what: 'no such file', path: `${SB}/files?path=/nope`, status: 404, code: 'file_not_found', hint: /list/i },
   {
     what: 'directory as file',
@@ -236,6 +245,66 @@ const ROWS: readonly Row[] = [
     status: 422,
     code: 'unsafe_archive',
     hint: /leave/i,
+  },
+
+  // Processes
+  { what: 'unknown process', path: `${SB}/processes/nope`, ...NO_PROCESS },
+  { what: 'an id that can not be one', path: `${SB}/processes/a%2Fb`, ...NO_PROCESS },
+  { what: 'unknown process: output', path: `${SB}/processes/nope/output`, ...NO_PROCESS },
+  { what: 'unknown process: wait', path: `${SB}/processes/nope/wait`, ...NO_PROCESS },
+  {
+    what: 'unknown process: stdin',
+    path: `${SB}/processes/nope/stdin`,
+    request: { method: 'POST', body: 'x' },
+    ...NO_PROCESS,
+  },
+  { what: 'unknown process: kill', path: `${SB}/processes/nope/kill`, request: { method: 'POST' }, ...NO_PROCESS },
+  { what: 'unknown process: delete', path: `${SB}/processes/nope`, request: { method: 'DELETE' }, ...NO_PROCESS },
+  {
+    what: 'unknown process: resize',
+    path: `${SB}/processes/nope/resize`,
+    request: json({ rows: 1, columns: 1 }),
+    ...NO_PROCESS,
+  },
+  {
+    what: 'resize without a terminal',
+    path: `${SB}/processes/p1/resize`,
+    request: json({ rows: 1, columns: 1 }),
+    before: (app) => send(app, `${SB}/processes`, json({ command })),
+    status: 409,
+    code: 'wrong_state',
+    hint: /"pty"/,
+  },
+  {
+    what: 'unknown signal',
+    path: `${SB}/processes/p1/signal`,
+    request: json({ signal: 'KILL' }),
+    ...INVALID,
+    at: ['signal'],
+  },
+  { what: 'endless grace', path: `${SB}/processes/p1/kill`, request: json({ grace: 601 }), ...INVALID, at: ['grace'] },
+  { what: 'bad process id', path: `${SB}/processes`, request: json({ command, id: 'a b' }), ...INVALID, at: ['id'] },
+  { what: 'bad exec id', path: EXECUTE, request: json({ command, exec_id: '' }), ...INVALID, at: ['exec_id'] },
+  {
+    what: 'much first input',
+    path: `${SB}/processes`,
+    request: json({ command, stdin: 'é'.repeat(65_537) }),
+    ...INVALID,
+    at: ['stdin'],
+  },
+  {
+    what: 'no terminal of that size',
+    path: `${SB}/processes`,
+    request: json({ command, pty: { rows: 0 } }),
+    ...INVALID,
+    at: ['pty'],
+  },
+  { what: 'output before the beginning', path: `${SB}/processes/p1/output?after=-1`, ...INVALID, at: ['after'] },
+  {
+    what: 'process of a stopped sandbox',
+    path: `${SB}/processes`,
+    request: json({ command }),
+    ...STOPPED,
   },
 
   // Routes

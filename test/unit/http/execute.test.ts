@@ -12,7 +12,7 @@ const SSE = 'text/event-stream';
 
 interface Event {
   readonly type: string;
-  readonly seq: number;
+  readonly seq?: number;
   readonly data?: string;
   readonly data_base64?: string;
   readonly stream?: string;
@@ -58,11 +58,12 @@ describe('execute, plain', () => {
 
   test('every field of the body reaches the library, in its words', async () => {
     await using app = await runApp();
-    const body = { command: 'echo $A', env: { A: 'b' }, timeout: 1.5, stdin: 'in', user: '1001', max_output_bytes: 10 };
-    expect((await post(app, EXECUTE, body)).status).toBe(200);
+    const common = { env: { A: 'b' }, user: '1001' };
+    const rest = { timeout: 1.5, stdin: 'pipe', max_output_bytes: 10, exec_id: 'my-1' };
+    expect((await post(app, EXECUTE, { command: 'echo $A', ...common, ...rest })).status).toBe(200);
     expect(app.stub.calls.at(-1)?.args).toEqual([
       'echo $A',
-      { env: { A: 'b' }, timeoutMs: 1500, stdin: 'in', user: '1001', maxOutputBytes: 10 },
+      { ...common, timeoutMs: 1500, stdin: Buffer.from('pipe'), maxOutputBytes: 10, execId: 'my-1' },
     ]);
   });
 
@@ -98,21 +99,21 @@ describe('execute, streamed', () => {
     const { status, type } = await streamed(app, NDJSON);
     expect([status, type]).toEqual([200, 'application/x-ndjson; charset=utf-8']);
     expect(await events(app)).toEqual([
+      { type: 'started', process_id: 'p2' },
       { type: 'output', seq: 1, stream: 'stdout', data: 'one\n' },
       { type: 'output', seq: 2, stream: 'stderr', data: 'two\n' },
       { type: 'output', seq: 3, stream: 'stdout', data: 'three\n' },
       {
         type: 'exit',
-        seq: 4,
         exit_code: 3,
         signal: null,
         execution_time: 0.0125,
         outcome: 'exited',
-        truncated: false,
-        dropped_bytes: { stdout: 0, stderr: 0 },
         processes_left: false,
+        usage: { user_seconds: 0.005, system_seconds: 0.0025, max_rss_bytes: 1_000_000 },
       },
     ]);
+    expect(app.stub.calls.at(-1)?.args).toEqual([BODY.command, { cwd: '/workspace', timeoutMs: 300_000, text: true }]);
     expect(app.stub.disposed).toBe(2);
   });
 
@@ -121,52 +122,58 @@ describe('execute, streamed', () => {
     app.stub.script = { chunks: [out('a\nb')] };
     const { text, type } = await streamed(app, SSE);
     expect(type).toBe('text/event-stream; charset=utf-8');
-    const [first, last, rest] = text.split('\n\n');
-    expect(first).toBe('id: 1\nevent: output\ndata: {"type":"output","stream":"stdout","data":"a\\nb","seq":1}');
-    expect(last).toMatch(/^id: 2\nevent: exit\ndata: \{"type":"exit",/);
+    const [first, second, last, rest] = text.split('\n\n');
+    expect(first).toBe('event: started\ndata: {"type":"started","process_id":"p1"}');
+    expect(second).toBe('id: 1\nevent: output\ndata: {"type":"output","seq":1,"stream":"stdout","data":"a\\nb"}');
+    expect(last).toMatch(/^event: exit\ndata: \{"type":"exit",/);
     expect(rest).toBe('');
   });
 
-  test('server-sent events have a heartbeat, so that nobody on the way gives up', async () => {
+  test.each([
+    { accept: SSE, heartbeat: ': still running\n\n' },
+    { accept: NDJSON, heartbeat: '{"type":"heartbeat"}\n' },
+  ])('$accept has a heartbeat, so that nobody on the way gives up', async ({ accept, heartbeat }) => {
     vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
     try {
       await using app = await runApp();
-      app.stub.script = { chunks: [out('ready')], hangs: true };
-      const init = { method: 'POST', headers: { ...JSON_TYPE, Accept: SSE }, body: JSON.stringify(BODY) };
+      app.stub.script = { chunks: [], hangs: true };
+      const init = { method: 'POST', headers: { ...JSON_TYPE, Accept: accept }, body: JSON.stringify(BODY) };
       const reader = (await fetch(`${app.url}${EXECUTE}`, init)).body?.getReader();
-      await reader?.read();
+      const read = async () => Buffer.from((await reader?.read())?.value ?? []).toString();
+      expect(await read()).toContain('"started"');
       vi.advanceTimersByTime(15_000);
-      expect(Buffer.from((await reader?.read())?.value ?? []).toString()).toBe(': still running\n\n');
+      expect(await read()).toBe(heartbeat);
       app.calls.abandon();
-      expect(Buffer.from((await reader?.read())?.value ?? []).toString()).toContain('manager_closed');
+      expect(await read()).toContain('manager_closed');
     } finally {
       vi.useRealTimers();
     }
+  });
+
+  test('under an id, the same again goes to the same process', async () => {
+    await using app = await runApp();
+    app.stub.script = { chunks: [out('once')] };
+    const headers = { ...JSON_TYPE, Accept: NDJSON };
+    const request = { method: 'POST', headers, body: JSON.stringify({ ...BODY, exec_id: 'mine' }) };
+    const first = await send(app, EXECUTE, request);
+    app.stub.script = { chunks: [out('twice')] };
+    expect((await send(app, EXECUTE, request)).text).toBe(first.text);
+    expect(first.text).toContain('"process_id":"mine"');
   });
 
   test('a fault in the middle is the last event', async () => {
     await using app = await runApp();
     const fault = new SandyardError('sandbox_died', 'It died.', { hint: 'Make a new one.' });
     app.stub.script = { chunks: [out('one')], fault };
-    const [, last] = await events(app);
-    expect(last).toMatchObject({ type: 'error', seq: 2, problem: { code: 'sandbox_died', hint: 'Make a new one.' } });
+    const [, , last] = await events(app);
+    expect(last).toMatchObject({ type: 'error', problem: { code: 'sandbox_died', hint: 'Make a new one.' } });
   });
 
-  test('a fault before the first output is a proper answer', async () => {
+  test('what keeps it from being started is a proper answer', async () => {
     await using app = await runApp();
-    app.stub.script = { chunks: [], fault: new SandyardError('workdir_not_found', 'There is no /nope.') };
-    expect(await streamed(app, NDJSON)).toMatchObject({ status: 422, type: 'application/problem+json; charset=utf-8' });
-  });
-
-  test('output that says nothing for long does not hold the headers back', async () => {
-    await using app = await runApp();
-    app.stub.script = { chunks: [], hangs: true };
-    const client = new AbortController();
-    const init = { method: 'POST', headers: { ...JSON_TYPE, Accept: NDJSON }, body: JSON.stringify(BODY) };
-    const answer = await fetch(`${app.url}${EXECUTE}`, { ...init, signal: client.signal });
-    expect(answer.status).toBe(200);
-    client.abort();
-    await until(() => app.stub.aborted.includes('spawn') && app.stub.disposed === 1);
+    const body = JSON.stringify({ command: ['no-such-program'] });
+    const answer = await send(app, EXECUTE, { method: 'POST', headers: { ...JSON_TYPE, Accept: NDJSON }, body });
+    expect([answer.status, answer.json['code']]).toEqual([422, 'command_not_found']);
   });
 
   test('a client that hangs up aborts it', async () => {
@@ -223,16 +230,15 @@ describe('execute, streamed', () => {
     request.destroy();
   });
 
-  test('characters are never cut, whatever the chunks', async () => {
+  test('a piece that is not UTF-8 comes as base64, alone', async () => {
     await using app = await runApp();
-    const bytes = Buffer.from('aé€😀z');
-    for (let cut = 1; cut < bytes.length; cut += 1) {
-      app.stub.script = { chunks: [out(bytes.subarray(0, cut)), err('|'), out(bytes.subarray(cut))] };
-      const output = (await events(app)).filter(({ type }) => type === 'output');
-      expect(output.every(({ data }) => data !== undefined && !data.includes('\uFFFD'))).toBe(true);
-      const stdout = output.filter(({ stream }) => stream === 'stdout').map(({ data }) => data);
-      expect(stdout.join('')).toBe('aé€😀z');
-    }
+    app.stub.script = { chunks: [out('aé€😀z'), out(Buffer.from([0xe2, 0x82])), err('ü')] };
+    const output = (await events(app)).filter(({ type }) => type === 'output');
+    expect(output).toEqual([
+      { type: 'output', seq: 1, stream: 'stdout', data: 'aé€😀z' },
+      { type: 'output', seq: 2, stream: 'stdout', data_base64: '4oI=' },
+      { type: 'output', seq: 3, stream: 'stderr', data: 'ü' },
+    ]);
   });
 
   test('any bytes come through, whatever the chunks', async () => {
@@ -242,12 +248,12 @@ describe('execute, streamed', () => {
         app.stub.script = { chunks: chunks.map((data) => out(data)) };
         const all = await events(app);
         const parts = all
-          .slice(0, -1)
+          .slice(1, -1)
           .map(({ data, data_base64 }) =>
             data_base64 === undefined ? Buffer.from(data ?? '') : Buffer.from(data_base64, 'base64'),
           );
         expect(Buffer.concat(parts)).toEqual(Buffer.concat(chunks));
-        expect(all.map(({ seq }) => seq)).toEqual(all.map((_, index) => index + 1));
+        expect(all.slice(1, -1).map(({ seq }) => seq)).toEqual(chunks.map((_, index) => index + 1));
       }),
       { numRuns: 50 },
     );

@@ -1,8 +1,8 @@
 import { request as httpRequest } from 'node:http';
 import { describe, expect, test } from 'vitest';
 
-import { contentDisposition } from '../../../src/http/file-routes.js';
-import { runApp, send, until, type RunningApp } from './harness.js';
+import { contentDisposition } from '../../../src/http/download.js';
+import { post, runApp, send, until, type RunningApp } from './harness.js';
 
 const FILES = '/api/sandboxes/sb1/files';
 const ARCHIVE = '/api/sandboxes/sb1/archive';
@@ -15,7 +15,7 @@ describe('files', () => {
     await using app = await runApp();
     const written = await send(app, `${FILES}?path=/workspace/a.txt&mode=0750`, { method: 'PUT', body: 'hello' });
     expect([written.status, written.text]).toEqual([204, '']);
-    expect(app.stub.calls.at(-1)?.args).toEqual(['/workspace/a.txt', { mode: 0o750, signal: undefined }]);
+    expect(app.stub.calls.at(-1)?.args).toEqual(['/workspace/a.txt', { mode: 0o750 }]);
 
     const read = await send(app, `${FILES}?path=/workspace/a.txt`);
     expect([read.status, read.text]).toEqual([200, 'hello']);
@@ -37,13 +37,14 @@ describe('files', () => {
       uid: 1000,
       gid: 1000,
       link_target: null,
+      etag: '1-6955b900-0-5',
     });
     const list = await send(app, `${FILES}/list?path=/workspace&depth=2`);
     expect(list.json).toMatchObject({ entries: [{ type: 'directory' }, { name: 'a.txt' }] });
 
     const removed = await send(app, `${FILES}?path=/workspace/a.txt&recursive=true`, { method: 'DELETE' });
     expect(removed.status).toBe(204);
-    expect(app.stub.calls.at(-1)?.args).toEqual(['/workspace/a.txt', { recursive: true, signal: undefined }]);
+    expect(app.stub.calls.at(-1)?.args).toEqual(['/workspace/a.txt', { recursive: true }]);
     expect((await send(app, `${FILES}?path=/workspace/a.txt`)).status).toBe(404);
   });
 
@@ -133,5 +134,78 @@ describe('files', () => {
     request.destroy();
     await until(() => app.stub.aborted.includes('upload'));
     expect(app.stub.sandboxes.get('sb1')?.files.has('/half')).toBe(false);
+  });
+
+  test('append, make, rename, set the mode', async () => {
+    await using app = await runApp();
+    await put(app, '/a', 'one ');
+    const appended = await send(app, `${FILES}/append?path=/a&mode=600`, { method: 'POST', body: 'two' });
+    expect([appended.status, appended.headers.etag]).toEqual([204, '"1-6955b900-0-7"']);
+    expect(app.stub.calls.at(-1)).toEqual({ call: 'append', args: ['/a', { mode: 0o600 }] });
+    expect((await send(app, `${FILES}?path=/a`)).text).toBe('one two');
+
+    const cases = [
+      { route: 'mkdir', body: { path: '/d' }, call: 'makeDir', args: ['/d', {}] },
+      {
+        route: 'mkdir',
+        body: { path: '/d/e', mode: '700', parents: false },
+        call: 'makeDir',
+        args: ['/d/e', { mode: 0o700, parents: false }],
+      },
+      { route: 'rename', body: { from: '/a', to: '/b' }, call: 'rename', args: ['/a', '/b', {}] },
+      {
+        route: 'rename',
+        body: { from: '/b', to: '/c', replace: false },
+        call: 'rename',
+        args: ['/b', '/c', { replace: false }],
+      },
+      { route: 'chmod', body: { path: '/c', mode: '0755' }, call: 'chmod', args: ['/c', 0o755, {}] },
+    ];
+    for (const { route, body, call, args } of cases) {
+      const answer = await post(app, `${FILES}/${route}`, body);
+      expect([answer.status, answer.text]).toEqual([204, '']);
+      expect(app.stub.calls.at(-1)).toEqual({ call, args });
+    }
+    expect((await send(app, `${FILES}/stat?path=/c&follow=true`)).status).toBe(200);
+    expect(app.stub.calls.at(-1)).toEqual({ call: 'stat', args: ['/c', { followLinks: true }] });
+  });
+});
+
+describe('a watch', () => {
+  test('tells when it begins, then what changes', async () => {
+    await using app = await runApp();
+    const client = new AbortController();
+    const path = `${app.url}${FILES}/watch?path=/workspace&recursive=true`;
+    const answer = await fetch(path, { signal: client.signal });
+    expect(answer.headers.get('content-type')).toBe('text/event-stream; charset=utf-8');
+    const reader = answer.body?.getReader();
+    const read = async () => Buffer.from((await reader?.read())?.value ?? []).toString();
+    expect(await read()).toBe('id: 1\nevent: ready\ndata: {"type":"ready","seq":1}\n\n');
+    expect(app.stub.calls.at(-1)).toEqual({ call: 'watch', args: ['/workspace', { recursive: true }] });
+    await until(() => app.stub.changes.listenerCount('change') === 1);
+    app.stub.changes.emit('change', { type: 'rename', path: '/workspace/a', to: '/workspace/b', isDirectory: false });
+    const renamed = '"type":"rename","path":"/workspace/a","is_directory":false,"to":"/workspace/b","seq":2';
+    expect(await read()).toBe(`id: 2\nevent: rename\ndata: {${renamed}}\n\n`);
+    client.abort();
+    await until(() => app.stub.aborted.includes('watch'));
+  });
+
+  test('comes as NDJSON where that is asked for, and ends with the service', async () => {
+    await using app = await runApp();
+    const pending = send(app, `${FILES}/watch?path=/workspace`, { headers: { Accept: 'application/x-ndjson' } });
+    await until(() => app.stub.changes.listenerCount('change') === 1);
+    app.stub.changes.emit('change', { type: 'create', path: '/workspace/d', isDirectory: true });
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    app.calls.drain();
+    expect((await pending).text.split('\n').slice(0, 2)).toEqual([
+      '{"type":"ready","seq":1}',
+      '{"type":"create","path":"/workspace/d","is_directory":true,"seq":2}',
+    ]);
+    expect((await pending).text).toMatch(/"type":"error".*"manager_closed".*\n$/);
+  });
+
+  test('of what is not there is a plain 404', async () => {
+    await using app = await runApp();
+    expect((await send(app, `${FILES}/watch?path=/nope`)).json['code']).toBe('file_not_found');
   });
 });

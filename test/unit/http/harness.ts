@@ -5,6 +5,7 @@ import { pino, type Logger } from 'pino';
 import { readConfig, type ServiceConfig } from '../../../src/config.js';
 import { createApp } from '../../../src/http/app.js';
 import { Calls } from '../../../src/http/calls.js';
+import { WebSockets } from '../../../src/http/web-sockets.js';
 import { StubManager } from './stub-manager.js';
 
 export const TOKEN = 'correct-horse-battery';
@@ -27,13 +28,16 @@ export async function runApp({ env = {}, config = {}, log }: AppSettings = {}): 
   const stub = new StubManager();
   await stub.create({});
   const calls = new Calls();
+  const sockets = new WebSockets();
   const app = createApp({
     manager: stub.manager,
     config: { ...readConfig(env), ...config },
     log: log ?? pino({ level: 'silent' }),
     calls,
+    sockets,
   });
   const server = createServer({ requestTimeout: 0 }, app);
+  sockets.serve(server, app);
   await new Promise<void>((resolve) => {
     server.listen(0, '127.0.0.1', resolve);
   });
@@ -44,6 +48,7 @@ export async function runApp({ env = {}, config = {}, log }: AppSettings = {}): 
     stub,
     calls,
     async [Symbol.asyncDispose]() {
+      calls.drain();
       server.closeAllConnections();
       await new Promise((resolve) => {
         server.close(resolve);

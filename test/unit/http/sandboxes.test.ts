@@ -33,6 +33,7 @@ describe('sandboxes', () => {
       network: 'none',
       workdir: '/workspace',
       user: 'sandbox',
+      runtime: null,
       metadata: {},
     });
   });
@@ -58,6 +59,7 @@ describe('sandboxes', () => {
       timeout: 90.5,
       idle_timeout: 60,
       workdir: '/srv',
+      runtime: 'runsc',
     });
     expect(answer.status).toBe(201);
     expect(app.stub.calls.at(-1)?.args[0]).toEqual({
@@ -71,6 +73,7 @@ describe('sandboxes', () => {
       ttlMs: 90_500,
       idleTimeoutMs: 60_000,
       workdir: '/srv',
+      runtime: 'runsc',
     });
   });
 
@@ -89,6 +92,9 @@ describe('sandboxes', () => {
     expect((await send(app, '/api/sandboxes/sb1')).json).toMatchObject({ id: 'sb1', state: 'running' });
     expect((await send(app, '/api/sandboxes/sb1/')).status).toBe(200);
     expect((await post(app, '/api/sandboxes/sb1/stop', {})).json).toMatchObject({ state: 'exited' });
+    expect(app.stub.calls.at(-1)).toEqual({ call: 'stop', args: [{}] });
+    expect((await post(app, '/api/sandboxes/sb1/stop', { grace: 0.5 })).status).toBe(200);
+    expect(app.stub.calls.at(-1)).toEqual({ call: 'stop', args: [{ graceMs: 500 }] });
     expect((await send(app, '/api/sandboxes/sb1/start', { method: 'POST' })).json).toMatchObject({ state: 'running' });
 
     expect((await post(app, '/api/sandboxes/sb1/renew', { timeout: 120 })).status).toBe(200);
@@ -102,6 +108,7 @@ describe('sandboxes', () => {
       pids: 3,
       network_received_bytes: 0,
       network_sent_bytes: 0,
+      oom_kills: 2,
       at: '2026-01-01T00:00:00.000Z',
     });
     const gone = await send(app, '/api/sandboxes/sb1', { method: 'DELETE' });

@@ -2,6 +2,7 @@ import { EventEmitter, once } from 'node:events';
 import { connect } from 'node:net';
 import { pino } from 'pino';
 import { describe, expect, test } from 'vitest';
+import { WebSocket } from 'ws';
 
 import { readConfig } from '../../../src/config.js';
 import { SandyardError } from '../../../src/errors.js';
@@ -75,6 +76,20 @@ describe('the service', () => {
     expect(stub.closed).toBe(1);
     expect(stub.sandboxes.size).toBe(1);
     await expect(fetch(`${service.url}/healthz`)).rejects.toThrow();
+  });
+
+  test('closes terminals, also of clients that do not answer', async () => {
+    const { stub, service, port } = await start();
+    stub.script = { chunks: [], hangs: true };
+    const url = `ws://127.0.0.1:${port}/api/sandboxes/sb1/terminal`;
+    const [polite, silent] = [new WebSocket(url), new WebSocket(url)];
+    const closed = once(polite, 'close');
+    await Promise.all([once(polite, 'message'), once(silent, 'message')]);
+    silent.pause();
+    await service.close();
+    expect((await closed)[0]).toBe(1001);
+    expect(stub.latest.result).toBeUndefined();
+    silent.terminate();
   });
 
   test('closes in time although the engine hangs', async () => {

@@ -1,30 +1,21 @@
-import { once } from 'node:events';
-import { Readable } from 'node:stream';
+import { EventEmitter, once } from 'node:events';
 
 import { SandyardError } from '../../../src/errors.js';
 import type {
   CreateOptions,
   ExecOptions,
   ExecResult,
-  FileInfo,
-  ProcessExit,
-  ProcessOutput,
   SandboxInfo,
   SandboxManager,
+  SpawnOptions,
 } from '../../../src/index.js';
+import { stubFiles, withoutSignal, type StubTree } from './stub-files.js';
+import { exitOf, StubProcess, type SpawnScript } from './stub-processes.js';
 
 /*
  * A manager in memory, for what the HTTP layer itself does: it shows which calls and signals arrive, and fails and
  * stalls on demand. How the real manager behaves is tested with the real one.
  */
-
-export interface SpawnScript {
-  readonly chunks: readonly { stream: 'stdout' | 'stderr'; data: Uint8Array }[];
-  /** Thrown after the chunks. */
-  readonly fault?: Error;
-  /** Whether it goes on until it is aborted. */
-  readonly hangs?: boolean;
-}
 
 export interface Recorded {
   readonly call: string;
@@ -33,12 +24,18 @@ export interface Recorded {
 
 const MEMORY_CEILING = 8 * 1024 ** 3;
 
+interface StubSandbox {
+  info: SandboxInfo;
+  readonly files: StubTree;
+  readonly processes: Map<string, StubProcess>;
+}
+
 export class StubManager {
   readonly image = 'sandyard-sandbox:latest';
   readonly owner = 'default';
   readonly calls: Recorded[] = [];
   readonly aborted: string[] = [];
-  readonly sandboxes = new Map<string, { info: SandboxInfo; files: Map<string, Uint8Array | 'directory'> }>();
+  readonly sandboxes = new Map<string, StubSandbox>();
   engineFault: SandyardError | undefined;
   imagePresent = true;
   fault: Error | undefined;
@@ -46,6 +43,12 @@ export class StubManager {
   execResult: Partial<ExecResult> = {};
   /** What `exec` waits for before it answers. */
   execGate: Promise<unknown> = Promise.resolve();
+  /** What files say of their time. */
+  modifiedAt = new Date('2026-01-01T00:00:00Z');
+  /** Emits `change` for whoever watches. */
+  readonly changes = new EventEmitter();
+  /** Programs that no sandbox has. */
+  readonly missing = new Set(['no-such-program']);
   /** Bytes that a download fails after. */
   failAfterBytes = Number.POSITIVE_INFINITY;
   disposed = 0;
@@ -103,7 +106,11 @@ export class StubManager {
     }
     if (options.projectName === 'slow') await this.#untilAborted('create', signal);
     const id = `sb${this.sandboxes.size + 1}`;
-    this.sandboxes.set(id, { info: makeInfo(id, options), files: new Map([['/workspace', 'directory']]) });
+    this.sandboxes.set(id, {
+      info: makeInfo(id, options),
+      files: new Map([['/workspace', 'directory']]),
+      processes: new Map(),
+    });
     return this.#handle(id);
   }
 
@@ -126,7 +133,8 @@ export class StubManager {
     return this.#setState(id, 'running');
   }
 
-  async stop(id: string): Promise<SandboxInfo> {
+  async stop(id: string, options: object = {}): Promise<SandboxInfo> {
+    this.calls.push({ call: 'stop', args: [withoutSignal(options)] });
     return this.#setState(id, 'exited');
   }
 
@@ -150,6 +158,7 @@ export class StubManager {
       pids: 3,
       networkReceivedBytes: 0,
       networkSentBytes: 0,
+      oomKills: 2,
       at,
     };
   }
@@ -157,11 +166,11 @@ export class StubManager {
   async exec(id: string, command: unknown, { signal, ...options }: ExecOptions = {}): Promise<ExecResult> {
     this.#findRunning(id);
     this.calls.push({ call: 'exec', args: [command, options] });
-    if (Array.isArray(command) && command[0] === 'no-such-program') throw commandNotFound();
+    this.#requireProgram(command);
     if (Array.isArray(command) && command[0] === 'hang') await this.#untilAborted('exec', signal);
     await this.execGate;
     return {
-      ...exit(0),
+      ...exitOf(0),
       stdout: 'v20.20.2\n',
       stderr: '',
       truncated: false,
@@ -175,91 +184,58 @@ export class StubManager {
       id,
       inspect: () => this.inspect(id),
       destroy: () => this.destroy(id),
-      spawn: (command: unknown, options: ExecOptions) => this.#spawn(id, command, options),
-      files: this.#files(id),
+      spawn: (command: unknown, options: SpawnOptions) => this.#spawn(id, command, options),
+      processes: {
+        list: async () => [...this.#findRunning(id).processes.values()].map((process) => process.info()),
+        get: async (pid: string) => this.#handleOf(this.#findProcess(id, pid), true),
+        forget: async (pid: string) => {
+          this.#findProcess(id, pid);
+          this.#findRunning(id).processes.delete(pid);
+        },
+      },
+      files: stubFiles(this, () => this.#findRunning(id).files),
     };
   }
 
-  async #spawn(id: string, command: unknown, { signal, ...options }: ExecOptions) {
-    this.#findRunning(id);
+  /** The process that was started last. */
+  get latest(): StubProcess {
+    const process = [...this.sandboxes.values()].flatMap(({ processes }) => [...processes.values()]).at(-1);
+    if (process === undefined) throw new Error('No process was started.');
+    return process;
+  }
+
+  async #spawn(id: string, command: unknown, { signal, ...options }: SpawnOptions) {
+    const { processes } = this.#findRunning(id);
     this.calls.push({ call: 'spawn', args: [command, options] });
-    const { chunks, fault, hangs = false } = this.script;
-    const output = async function* (this: StubManager): AsyncGenerator<ProcessOutput> {
-      let seq = 0;
-      for (const chunk of chunks) yield { seq: (seq += 1), ...chunk };
-      if (fault) throw fault;
-      if (hangs) await this.#untilAborted('spawn', signal);
+    this.#requireProgram(command);
+    if (Array.isArray(command) && command[0] === 'slow-start') await this.#untilAborted('spawn', signal);
+    const known = processes.get(options.id ?? '');
+    if (known !== undefined) return this.#handleOf(known, true);
+    const pid = processes.size + 1;
+    const process = new StubProcess(options.id ?? `p${pid}`, { pid, command, options, script: this.script });
+    processes.set(process.id, process);
+    const onAbort = () => {
+      this.aborted.push('spawn');
+      process.end(exitOf(143, { outcome: 'killed' }));
     };
-    return {
-      id: 'p1',
-      output: () => output.call(this),
-      wait: async () => {
-        if (Array.isArray(command) && command[0] === 'no-such-program') throw commandNotFound();
-        return exit(3);
-      },
-      kill: async () => {},
-      [Symbol.asyncDispose]: async () => {
-        this.disposed += 1;
-      },
-    };
+    signal?.addEventListener('abort', onAbort, { once: true });
+    return this.#handleOf(process, false);
   }
 
-  #files(id: string) {
-    const entry = (path: string): Uint8Array | 'directory' => {
-      const found = this.#findRunning(id).files.get(path);
-      if (found === undefined) throw new SandyardError('file_not_found', `There is no ${path}.`, { hint: 'List it.' });
-      return found;
-    };
-    const stat = async (path: string): Promise<FileInfo> => fileInfo(path, entry(path));
-    return {
-      stat,
-      list: async () => [...this.#findRunning(id).files].map(([path, content]) => fileInfo(path, content)),
-      readStream: async (path: string) => this.#download(entry(path) as Uint8Array),
-      readArchive: async (path: string) => this.#download(Buffer.from(`tar of ${path} ${String(entry(path)).length}`)),
-      write: async (path: string, data: AsyncIterable<Uint8Array>, options: object) => {
-        this.calls.push({ call: 'write', args: [path, { ...options, signal: undefined }] });
-        const { files } = this.#findRunning(id);
-        files.set(path, await this.#collect(data));
-      },
-      writeArchive: async (path: string, tar: Readable) => {
-        const bytes = await this.#collect(tar);
-        if (bytes.includes('..')) {
-          throw new SandyardError('unsafe_archive', 'The archive has ../x.', { hint: 'Leave it out.' });
-        }
-        this.#findRunning(id).files.set(path, bytes);
-      },
-      remove: async (path: string, options: object) => {
-        entry(path);
-        this.calls.push({ call: 'remove', args: [path, { ...options, signal: undefined }] });
-        this.#findRunning(id).files.delete(path);
-      },
-    };
+  #handleOf(process: StubProcess, existing: boolean) {
+    return process.handle({ existing, disposed: () => (this.disposed += 1) });
   }
 
-  /** Wraps what goes wrong, as a reader over a tunnel might. */
-  async #collect(data: AsyncIterable<Uint8Array>): Promise<Buffer> {
-    try {
-      const chunks: Uint8Array[] = [];
-      for await (const chunk of data) chunks.push(chunk);
-      return Buffer.concat(chunks);
-    } catch (error) {
-      this.aborted.push('upload');
-      throw new SandyardError('file_operation_failed', 'The upload broke.', { cause: error });
-    }
+  #findProcess(id: string, pid: string): StubProcess {
+    const found = this.#findRunning(id).processes.get(pid);
+    if (found !== undefined) return found;
+    throw new SandyardError('process_not_found', `There is no process ${pid}.`, { hint: 'List them.' });
   }
 
-  #download(bytes: Uint8Array): Readable {
-    const limit = this.failAfterBytes;
-    return Readable.from(
-      (async function* () {
-        const size = 64 * 1024;
-        for (let at = 0; at < bytes.length; at += size) {
-          if (at >= limit) throw new SandyardError('file_operation_failed', 'The disk broke.');
-          yield bytes.subarray(at, at + size);
-        }
-      })(),
-      { objectMode: false },
-    );
+  #requireProgram(command: unknown): void {
+    const [program] = Array.isArray(command) ? (command as string[]) : [];
+    if (program === undefined || !this.missing.has(program)) return;
+    throw new SandyardError('command_not_found', `${program} was not found.`, { hint: 'Look at PATH.' });
   }
 
   async #untilAborted(what: string, signal: AbortSignal | undefined): Promise<never> {
@@ -287,29 +263,6 @@ export class StubManager {
   }
 }
 
-function commandNotFound(): SandyardError {
-  return new SandyardError('command_not_found', 'no-such-program was not found.', { hint: 'Look at PATH.' });
-}
-
-function exit(exitCode: number): ProcessExit {
-  return { exitCode, signal: null, durationMs: 12.5, outcome: 'exited', processesLeft: false };
-}
-
-function fileInfo(path: string, content: Uint8Array | 'directory'): FileInfo {
-  const isDirectory = content === 'directory';
-  return {
-    path,
-    name: path.split('/').at(-1) ?? '',
-    type: isDirectory ? 'directory' : 'file',
-    sizeBytes: isDirectory ? 4096 : content.length,
-    mode: isDirectory ? 0o755 : 0o644,
-    modifiedAt: new Date('2026-01-01T00:00:00Z'),
-    uid: 1000,
-    gid: 1000,
-    linkTarget: null,
-  };
-}
-
 function makeInfo(id: string, options: CreateOptions): SandboxInfo {
   return {
     id,
@@ -335,6 +288,7 @@ function makeInfo(id: string, options: CreateOptions): SandboxInfo {
     network: options.network ?? 'none',
     workdir: '/workspace',
     user: 'sandbox',
+    runtime: options.runtime ?? null,
     metadata: options.metadata ?? {},
   };
 }

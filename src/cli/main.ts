@@ -1,0 +1,54 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs';
+
+import type { Context, InterruptSignal } from './context.js';
+import { EXIT_CODES } from './exit-codes.js';
+import { formatError } from './error-report.js';
+import { runCli } from './program.js';
+
+/* The program `sandyard`: everything about this very process is here. */
+
+const SIGNALS: readonly InterruptSignal[] = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM'];
+
+const context: Context = {
+  get stdin() {
+    return process.stdin;
+  },
+  stdout: process.stdout,
+  stderr: process.stderr,
+  version: packageVersion(),
+  async openManager() {
+    const { SandboxManager } = await import('../index.js');
+    return new SandboxManager({ reaper: false });
+  },
+  async serve() {
+    process.off('uncaughtException', onUncaught); // a service's log has it whole
+    await import('../http/main.js');
+  },
+  onSignal(handler) {
+    for (const signal of SIGNALS) process.on(signal, handler);
+    return () => {
+      for (const signal of SIGNALS) process.off(signal, handler);
+    };
+  },
+  onExit(handler) {
+    process.on('exit', handler);
+    return () => process.off('exit', handler);
+  },
+  exit: (code) => process.exit(code),
+};
+
+process.on('uncaughtException', onUncaught);
+const code = await runCli(process.argv.slice(2), context);
+// Not only set: an input that nobody closes would keep the program.
+if (code !== undefined) process.exit(code);
+
+function onUncaught(error: unknown): void {
+  process.stderr.write(formatError(error, { json: false, debug: process.argv.includes('--debug') }));
+  process.exit(EXIT_CODES.ours);
+}
+
+function packageVersion(): string {
+  const file = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(file) as { version: string }).version;
+}

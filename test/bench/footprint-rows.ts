@@ -1,0 +1,163 @@
+import { execFile } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import type Docker from 'dockerode';
+
+import type { Sandbox } from '../../src/index.js';
+import { createByHand } from './by-hand.js';
+import { percentile, timed, type Samples } from './measure.js';
+import { containerOf, needed, type Bench, type Row } from './row.js';
+
+const run = promisify(execFile);
+const CLI = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+
+/** Of many, small enough that they all fit on a small machine. */
+const SMALL = { memoryLimit: '64m' } as const;
+const FEW = 10;
+const MANY = 400;
+/** How many sandboxes what one of them costs is found by. */
+const COUNTED = 100;
+const AT_ONCE = 4;
+
+/** What it costs to have sandboxes, and the command line tool. */
+export const footprintRows: readonly Row[] = [
+  {
+    name: 'cli-help',
+    title: 'sandyard --help',
+    unit: 'ms',
+    bar: { kind: 'below', value: 200 },
+    async measure({ quick }) {
+      const ours: number[] = [];
+      for (let round = 0; round < (quick ? 5 : 30); round += 1) {
+        ours.push(await timed(() => run(process.execPath, [CLI, '--help'])));
+      }
+      return { ours, byHand: [] };
+    },
+  },
+  {
+    name: 'warden-memory',
+    title: "the warden's own memory, after all of the above",
+    unit: 'MiB',
+    bar: { kind: 'below', value: 1 },
+    async measure({ docker, sandboxes }) {
+      const ours = await Promise.all(sandboxes.map((sandbox) => wardenMemory(docker, sandbox)));
+      return { ours, byHand: [] };
+    },
+  },
+  {
+    name: 'host-memory',
+    title: 'memory of the host for one idle sandbox',
+    unit: 'MiB',
+    bar: { kind: 'below', value: 6 },
+    long: true,
+    async measure(bench) {
+      if ((await pidHere(bench.docker, bench.sandboxes[0])) === undefined) return { ours: [], byHand: [] };
+      const ours = await memoryForEach(() => createSmall(bench, COUNTED), removeAll);
+      const byHand = await memoryForEach(
+        () => inTurns(COUNTED, () => createByHand(bench.docker, bench.byHand)),
+        (containers) => inTurns(containers.length, (index) => needed(containers[index]).remove({ force: true })),
+      );
+      return { ours: [ours], byHand: [byHand] };
+    },
+  },
+  {
+    name: 'exec-at-400',
+    title: `exec(['true']) at ${MANY} sandboxes, against at ${FEW}`,
+    unit: 'ms',
+    bar: { kind: 'slower', value: 1.3 },
+    long: true,
+    async measure(bench): Promise<Samples> {
+      const few = await createSmall(bench, FEW);
+      await execInTurn(few, 200);
+      const before = await execInTurn(few, 200);
+      const more = await createSmall(bench, MANY - FEW);
+      await settle();
+      const ours = await execInTurn(few, 400);
+      await removeAll(more);
+      await settle();
+      const after = await execInTurn(few, 200);
+      await removeAll(few);
+      return { ours, byHand: [...before, ...after] };
+    },
+  },
+];
+
+/** What is the warden's alone, in MiB; where it can't be seen from outside, all that it has in memory, as it tells itself. */
+async function wardenMemory(docker: Docker, sandbox: Sandbox): Promise<number> {
+  const pid = await pidHere(docker, sandbox);
+  const smaps = pid === undefined ? undefined : await readText(`/proc/${pid}/smaps_rollup`);
+  if (smaps !== undefined) return (kilobytes(smaps, 'Private_Clean') + kilobytes(smaps, 'Private_Dirty')) / 1024;
+  const { stdout } = await sandbox.exec(['cat', '/proc/1/status']);
+  return kilobytes(stdout, 'VmRSS') / 1024;
+}
+
+/** The warden's process as this machine numbers it, unless the engine runs elsewhere. */
+async function pidHere(docker: Docker, sandbox: Sandbox | undefined): Promise<number | undefined> {
+  const { Id, State } = await (await containerOf(docker, sandbox)).inspect();
+  const groups = await readText(`/proc/${State.Pid}/cgroup`);
+  return groups?.includes(Id) === true ? State.Pid : undefined;
+}
+
+async function readText(path: string): Promise<string | undefined> {
+  return readFile(path, 'utf8').catch(() => undefined);
+}
+
+function kilobytes(table: string, name: string): number {
+  const found = new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(table)?.[1];
+  if (found === undefined) throw new Error(`The kernel doesn't tell ${name}.`);
+  return Number(found);
+}
+
+/** How much memory of the host each of them takes, in MiB. */
+async function memoryForEach<T>(make: () => Promise<T[]>, remove: (made: T[]) => Promise<unknown>): Promise<number> {
+  await settle();
+  const before = await availableMemory();
+  const made = await make();
+  await settle();
+  const after = await availableMemory();
+  await remove(made);
+  return (before - after) / made.length;
+}
+
+/** In MiB. What the kernel can take back when it is asked for counts as there to be had. */
+async function availableMemory(): Promise<number> {
+  const found: number[] = [];
+  for (let look = 0; look < 9; look += 1) {
+    found.push(kilobytes(await readFile('/proc/meminfo', 'utf8'), 'MemAvailable') / 1024);
+    await sleep(200);
+  }
+  return percentile(found, 0.5);
+}
+
+/** Lets the engine finish what it does after its answer. */
+async function settle(): Promise<void> {
+  await sleep(3000);
+}
+
+async function createSmall({ manager }: Bench, count: number): Promise<Sandbox[]> {
+  return inTurns(count, () => manager.create(SMALL));
+}
+
+async function removeAll(sandboxes: readonly Sandbox[]): Promise<void> {
+  await inTurns(sandboxes.length, (index) => needed(sandboxes[index]).destroy());
+}
+
+/** A few at a time. */
+async function inTurns<T>(count: number, work: (index: number) => Promise<T>): Promise<T[]> {
+  const results: T[] = [];
+  for (let begun = 0; begun < count; begun += AT_ONCE) {
+    const size = Math.min(AT_ONCE, count - begun);
+    results.push(...(await Promise.all(Array.from({ length: size }, (_, index) => work(begun + index)))));
+  }
+  return results;
+}
+
+async function execInTurn(sandboxes: readonly Sandbox[], count: number): Promise<number[]> {
+  const took: number[] = [];
+  for (let index = 0; index < count; index += 1) {
+    took.push(await timed(() => needed(sandboxes[index % sandboxes.length]).exec(['true'])));
+  }
+  return took;
+}

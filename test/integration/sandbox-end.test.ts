@@ -1,0 +1,78 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
+import type { Sandbox, SandboxManager } from '../../src/index.js';
+import { dockerClient, eventually, removeAll, RUNTIMES, testManager, testSandbox } from '../fixtures/run.js';
+
+/* What callers are told when a sandbox ends under what they wait for. */
+describe.each(RUNTIMES)('the end of a sandbox of %s under its commands', (runtime) => {
+  let manager: SandboxManager;
+  beforeAll(async () => {
+    manager = await testManager();
+  });
+  afterAll(() => removeAll(manager));
+
+  const create = () => testSandbox(manager, { runtime, pidsLimit: 2048 });
+  const container = ({ id }: Sandbox) => dockerClient().getContainer(`sandyard-${id}`);
+  const ENDS: [what: string, end: (sandbox: Sandbox) => Promise<unknown>, isGentle?: true][] = [
+    ['it is stopped', (sandbox) => sandbox.stop({ graceMs: 0 }), true],
+    ['it is destroyed', (sandbox) => sandbox.destroy()],
+    ["it is killed behind its manager's back", (sandbox) => container(sandbox).kill()],
+    ["it is removed behind its manager's back", (sandbox) => container(sandbox).remove({ force: true })],
+    ["it is restarted behind its manager's back", (sandbox) => container(sandbox).restart({ t: 0 }), true],
+  ];
+
+  it.each(ENDS)('is the outcome of all that ran when %s', async (_what, end, isGentle) => {
+    const sandbox = await create();
+    const started = '/workspace/started';
+    const execs = [1, 2].map((n) =>
+      sandbox.exec(`echo ${n}; touch ${started}${n}; trap '' TERM; sleep 60 & wait; wait`),
+    );
+    const read = await sandbox.spawn('echo read; sleep 60');
+    const unread = await sandbox.spawn(['sleep', '60']);
+    await eventually(async () => ((await sandbox.files.list('/workspace')).length >= 2 ? true : undefined));
+    await end(sandbox);
+
+    const printed: string[] = [];
+    for await (const { data } of read.output()) printed.push(Buffer.from(data).toString());
+    expect(printed).toEqual(['read\n']);
+    const ended = { outcome: 'sandbox_died', exitCode: null, signal: null, usage: null };
+    expect(await Promise.all(execs)).toMatchObject([
+      { ...ended, stdout: '1\n' },
+      { ...ended, stdout: '2\n' },
+    ]);
+    // Where it is ended gently, there may be time to tell of what SIGTERM has ended.
+    for (const process of [read, unread]) {
+      expect((await process.wait()).outcome).toMatch(isGentle ? /^(sandbox_died|signaled)$/ : /^sandbox_died$/);
+    }
+  });
+
+  it('leaves its files for the next start, and nothing of what ran', async () => {
+    const sandbox = await create();
+    await sandbox.files.write('/workspace/kept', 'kept');
+    const before = await sandbox.spawn('sleep 60', { id: 'before' });
+    await sandbox.stop({ graceMs: 0 });
+    // What is sent before it shows tells of the end, the rest of the state.
+    const refused = { code: expect.stringMatching(/^(sandbox_died|wrong_state)$/) };
+    await expect(sandbox.exec(['true'])).rejects.toMatchObject(refused);
+    await expect(sandbox.processes.list()).rejects.toMatchObject({ code: 'wrong_state' });
+    await sandbox.start();
+    expect((await before.wait()).outcome).toMatch(/^(sandbox_died|signaled)$/);
+    expect(await sandbox.processes.list()).toEqual([]);
+    expect(await sandbox.files.readText('/workspace/kept')).toBe('kept');
+    const again = await sandbox.spawn('echo again', { id: 'before' });
+    expect(again.existing).toBe(false);
+    expect(await again.wait()).toMatchObject({ outcome: 'exited', exitCode: 0 });
+  });
+
+  it('is that of the container, when it is gone', async () => {
+    const sandbox = await create();
+    await container(sandbox).remove({ force: true });
+    // What was sent before it was known tells of the end, the rest that there is none.
+    await expect(sandbox.exec(['true'])).rejects.toMatchObject({
+      code: expect.stringMatching(/^sandbox_(died|not_found)$/),
+    });
+    await expect(sandbox.spawn(['true'])).rejects.toMatchObject({ code: 'sandbox_not_found' });
+    await expect(sandbox.processes.list()).rejects.toMatchObject({ code: 'sandbox_not_found' });
+    await expect(manager.get(sandbox.id)).rejects.toMatchObject({ code: 'sandbox_not_found' });
+  });
+});

@@ -1,0 +1,291 @@
+import { EventEmitter } from 'node:events';
+import { PassThrough } from 'node:stream';
+
+import type { Context, Input, InterruptSignal, Output } from '../../../src/cli/context.js';
+import { runCli } from '../../../src/cli/program.js';
+import { SandyardError } from '../../../src/errors.js';
+import type { ProcessExit, ProcessOutput, SandboxInfo, SandboxManager } from '../../../src/index.js';
+
+/* The world of the program in memory: standard streams, signals, and a manager that records what it is called with. */
+
+export interface Script {
+  readonly chunks?: readonly { stream: 'stdout' | 'stderr'; data: string }[];
+  readonly exit?: Partial<ProcessExit>;
+  /** Thrown after the chunks. */
+  readonly fault?: Error;
+  /** Whether it goes on until it is killed. */
+  readonly hangs?: boolean;
+}
+
+export class FakeTerminal extends PassThrough implements Input {
+  readonly isTTY = true;
+  readonly modes: boolean[] = [];
+
+  setRawMode(mode: boolean): void {
+    this.modes.push(mode);
+  }
+
+  get raw(): boolean {
+    return this.modes.at(-1) ?? false;
+  }
+}
+
+export class StubProcess {
+  readonly id = 'p1';
+  readonly calls: unknown[][] = [];
+  readonly #script: Script;
+  readonly #killed = deferred<void>();
+  #signal: string | null = null;
+  disposed = false;
+
+  constructor(script: Script) {
+    this.#script = script;
+  }
+
+  async *output(): AsyncGenerator<ProcessOutput> {
+    let seq = 0;
+    for (const { stream, data } of this.#script.chunks ?? [])
+      yield { seq: (seq += 1), stream, data: Buffer.from(data) };
+    if (this.#script.fault) throw this.#script.fault;
+    if (this.#script.hangs === true) await this.#killed.promise;
+  }
+
+  async wait(): Promise<ProcessExit> {
+    const exit = { outcome: 'exited', exitCode: 0, signal: null, durationMs: 1500, processesLeft: false } as const;
+    if (this.#signal !== null)
+      return { ...exit, outcome: 'killed', exitCode: null, signal: this.#signal } as ProcessExit;
+    return { ...exit, ...this.#script.exit } as ProcessExit;
+  }
+
+  async kill(signal: string): Promise<void> {
+    this.calls.push(['kill', signal]);
+    this.#signal = signal;
+    this.#killed.resolve();
+  }
+
+  async write(data: Uint8Array): Promise<void> {
+    this.calls.push(['write', Buffer.from(data).toString()]);
+  }
+
+  async closeStdin(): Promise<void> {
+    this.calls.push(['closeStdin']);
+  }
+
+  resize(size: unknown): void {
+    this.calls.push(['resize', size]);
+  }
+
+  detach(): void {
+    this.calls.push(['detach']);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.disposed = true;
+  }
+}
+
+export class StubManager {
+  readonly calls: { readonly call: string; readonly args: readonly unknown[] }[] = [];
+  readonly infos = new Map<string, SandboxInfo>();
+  readonly directories = new Set<string>(['/workspace']);
+  script: Script = {};
+  process: StubProcess | undefined;
+  spawnFault: Error | undefined;
+  destroyFault: Error | undefined;
+  archive: AsyncIterable<Uint8Array> | undefined;
+  received = '';
+  processes: unknown[] = [];
+  closed = 0;
+
+  called(name: string): readonly (readonly unknown[])[] {
+    return this.calls.filter(({ call }) => call === name).map(({ args }) => args);
+  }
+
+  add(id: string, info: Partial<SandboxInfo> = {}): void {
+    this.infos.set(id, { ...makeInfo(id), ...info });
+  }
+
+  async create(options: { projectName?: string }) {
+    this.calls.push({ call: 'create', args: [options] });
+    const id = `sb${this.infos.size + 1}`;
+    this.add(id, { projectName: options.projectName ?? null });
+    return this.get(id);
+  }
+
+  async get(id: string) {
+    const info = this.#find(id);
+    return {
+      id,
+      inspect: async () => info,
+      destroy: () => this.destroy(id),
+      spawn: (...args: unknown[]) => this.#spawn(args),
+      copyTo: (...args: unknown[]) => this.#copy('copyTo', args),
+      copyFrom: (...args: unknown[]) => this.#copy('copyFrom', args),
+      files: {
+        stat: async (path: string) => this.#stat(path),
+        readArchive: async () => this.archive,
+        writeArchive: async (path: string, tar: AsyncIterable<Uint8Array>) => {
+          this.calls.push({ call: 'writeArchive', args: [path] });
+          for await (const chunk of tar) this.received += Buffer.from(chunk).toString();
+        },
+      },
+      processes: { list: async () => this.processes },
+    };
+  }
+
+  /** Two pages, where there are two sandboxes. */
+  async list(options: { cursor?: string }) {
+    this.calls.push({ call: 'list', args: [options] });
+    const all = [...this.infos.values()];
+    const at = options.cursor === undefined ? 0 : Number(options.cursor);
+    return { sandboxes: all.slice(at, at + 1), cursor: at + 1 < all.length ? String(at + 1) : null };
+  }
+
+  async destroy(id: string): Promise<void> {
+    this.#find(id);
+    this.calls.push({ call: 'destroy', args: [id] });
+    if (this.destroyFault) throw this.destroyFault;
+    this.infos.delete(id);
+  }
+
+  async stats(id: string) {
+    if (this.#find(id).state !== 'running') throw new SandyardError('wrong_state', `The sandbox ${id} is exited.`);
+    return {
+      memoryBytes: 3 * 1024 ** 2,
+      memoryLimitBytes: 1024 ** 3,
+      cpuSeconds: 1.5,
+      pids: 3,
+      networkReceivedBytes: 0,
+      networkSentBytes: 2048,
+      oomKills: 0,
+      at: new Date('2026-01-01T00:00:00Z'),
+    };
+  }
+
+  async close(): Promise<void> {
+    this.closed += 1;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #find(id: string): SandboxInfo {
+    const info = this.infos.get(id);
+    if (info === undefined)
+      throw new SandyardError('sandbox_not_found', `There is no sandbox "${id}".`, { hint: 'List.' });
+    return info;
+  }
+
+  #stat(path: string) {
+    if (this.directories.has(path)) return { type: 'directory' };
+    throw new SandyardError('file_not_found', `There is no "${path}".`);
+  }
+
+  async #copy(call: string, args: readonly unknown[]) {
+    this.calls.push({ call, args });
+    return { entries: 2, bytes: 1536 };
+  }
+
+  async #spawn(args: readonly unknown[]) {
+    this.calls.push({ call: 'spawn', args });
+    if (this.spawnFault) throw this.spawnFault;
+    this.process = new StubProcess(this.script);
+    return this.process;
+  }
+}
+
+export class World {
+  readonly stub = new StubManager();
+  readonly stdin: Input;
+  readonly stdout: Output & PassThrough;
+  readonly stderr: Output & PassThrough = new PassThrough();
+  readonly exits: number[] = [];
+  readonly atExit = new Set<() => void>();
+  served = 0;
+  opened = 0;
+  out = '';
+  err = '';
+  readonly #signals = new EventEmitter();
+
+  constructor({ stdin = new PassThrough(), stdout = new PassThrough() }: { stdin?: Input; stdout?: PassThrough } = {}) {
+    this.stdin = stdin;
+    this.stdout = stdout;
+    this.stdout.on('data', (chunk: Buffer) => (this.out += chunk.toString()));
+    this.stderr.on('data', (chunk: Buffer) => (this.err += chunk.toString()));
+  }
+
+  get context(): Context {
+    return {
+      stdin: this.stdin,
+      stdout: this.stdout,
+      stderr: this.stderr,
+      version: '1.2.3',
+      openManager: async () => {
+        this.opened += 1;
+        return this.stub as unknown as SandboxManager;
+      },
+      serve: async () => void (this.served += 1),
+      onSignal: (handler) => {
+        this.#signals.on('signal', handler);
+        return () => this.#signals.off('signal', handler);
+      },
+      onExit: (handler) => {
+        this.atExit.add(handler);
+        return () => this.atExit.delete(handler);
+      },
+      exit: (code) => this.exits.push(code),
+    };
+  }
+
+  get listeners(): number {
+    return this.#signals.listenerCount('signal');
+  }
+
+  signal(name: InterruptSignal): void {
+    this.#signals.emit('signal', name);
+  }
+
+  run(...args: string[]): Promise<number | undefined> {
+    return runCli(args, this.context);
+  }
+}
+
+export async function until(condition: () => boolean): Promise<void> {
+  for (let turn = 0; turn < 200 && !condition(); turn += 1) await new Promise((resolve) => setTimeout(resolve, 5));
+  if (!condition()) throw new Error('It did not come true in a second.');
+}
+
+export function makeInfo(id: string): SandboxInfo {
+  return {
+    id,
+    name: `sandyard-${id}`,
+    containerId: 'c0ffee',
+    projectName: null,
+    state: 'running',
+    image: 'sandyard-sandbox:latest',
+    owner: 'default',
+    createdAt: new Date(Date.now() - 300_000),
+    expiresAt: new Date(Date.now() + 7_200_500),
+    startedAt: null,
+    finishedAt: null,
+    exitCode: null,
+    ttlMs: 7_500_000,
+    idleTimeoutMs: null,
+    limits: { memoryBytes: 1024 ** 3, cpus: 1, pids: 256, nofile: 4096 },
+    network: 'none',
+    runtime: null,
+    workdir: '/workspace',
+    user: 'sandbox',
+    metadata: {},
+  };
+}
+
+/** A promise to be settled from outside. */
+export function deferred<Value>(): { readonly promise: Promise<Value>; readonly resolve: (value: Value) => void } {
+  let resolve: (value: Value) => void = () => {};
+  const promise = new Promise<Value>((settle) => {
+    resolve = settle;
+  });
+  return { promise, resolve };
+}

@@ -1,0 +1,48 @@
+import type { IncomingMessage } from 'node:http';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+
+import { TerminalTickets } from '../../../src/http/terminal-tickets.js';
+
+function upgrade(ticket: string, { method = 'GET', path = '/api/sandboxes/sb1/terminal', upgrade = 'websocket' } = {}) {
+  return { method, url: `${path}?rows=1&ticket=${ticket}`, headers: { upgrade } } as unknown as IncomingMessage;
+}
+
+beforeEach(() => vi.useFakeTimers());
+afterEach(() => vi.useRealTimers());
+
+describe('tickets', () => {
+  test('are good for 30 s, once', () => {
+    const tickets = new TerminalTickets();
+    const [early, late] = [tickets.issue('sb1'), tickets.issue('sb1')];
+    expect(early.ticket).toMatch(/^[\w-]{32}$/);
+    vi.advanceTimersByTime(29_999);
+    expect(tickets.admits(upgrade(early.ticket))).toBe(true);
+    expect(tickets.admits(upgrade(early.ticket))).toBe(false);
+    vi.advanceTimersByTime(1);
+    expect(tickets.admits(upgrade(late.ticket))).toBe(false);
+  });
+
+  test('are spent by nothing but the request that they are for', () => {
+    const tickets = new TerminalTickets();
+    const { ticket } = tickets.issue('sb1');
+    for (const other of [
+      { method: 'POST' },
+      { path: '/api/sandboxes/sb2/terminal' },
+      { path: '/api/sandboxes/sb1/terminals' },
+      { path: '/api/sandboxes/sb1/../sb1/terminal' },
+      { upgrade: 'h2c' },
+    ]) {
+      expect(tickets.admits(upgrade(ticket, other))).toBe(false);
+    }
+    expect(tickets.admits(upgrade(`${ticket}x`))).toBe(false);
+    expect(tickets.admits(upgrade(ticket))).toBe(true);
+  });
+
+  test('are so many at the most; the oldest make room', () => {
+    const tickets = new TerminalTickets();
+    const issued = Array.from({ length: 1001 }, () => tickets.issue('sb1').ticket);
+    expect(tickets.admits(upgrade(issued[0] ?? ''))).toBe(false);
+    expect(tickets.admits(upgrade(issued[1] ?? ''))).toBe(true);
+    expect(tickets.admits(upgrade(issued[1000] ?? ''))).toBe(true);
+  });
+});
