@@ -2,7 +2,7 @@ import { Channel } from './channel/channel.js';
 import type { Engine } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
 import type { SandboxRecord } from './record.js';
-import { PendingCalls, type HeldChannel } from './remote-run.js';
+import { PendingCalls, type HeldChannel } from './process/remote-run.js';
 import { WARDEN_PATH } from './warden.js';
 
 const IDLE_MS = 5 * 60_000;

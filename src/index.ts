@@ -7,13 +7,13 @@ export {
   type SandboxInfo,
   type SandboxStats,
 } from './sandbox.js';
-export type { Command, ExecOptions, ExecResult, SpawnOptions } from './process.js';
-export { SandboxProcess, type ProcessOutput } from './sandbox-process.js';
-export type { Outcome, ProcessExit, ProcessUsage } from './process-exit.js';
-export { SandboxProcesses, type ProcessInfo } from './processes.js';
-export type { Stdin } from './stdin.js';
-export { SandboxFiles, type OpenFile, type OpenOptions, type WriteOptions } from './files.js';
-export type { FileEvent, FileInfo } from './file-entries.js';
+export type { Command, ExecOptions, ExecResult, SpawnOptions } from './process/process.js';
+export { SandboxProcess, type ProcessOutput } from './process/sandbox-process.js';
+export type { Outcome, ProcessExit, ProcessUsage } from './process/process-exit.js';
+export { SandboxProcesses, type ProcessInfo } from './process/processes.js';
+export type { Stdin } from './process/stdin.js';
+export { SandboxFiles, type OpenFile, type OpenOptions, type WriteOptions } from './files/files.js';
+export type { FileEvent, FileInfo } from './files/file-entries.js';
 export type { CopyResult } from './archive/archive.js';
 export type { ReapedSandbox } from './reaper.js';
 export type { ExpiryReason } from './expiry.js';

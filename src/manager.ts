@@ -9,7 +9,7 @@ import type { ContainerSpec, Engine, EngineInfo } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
 import { silentLog, type Log } from './log.js';
 import { planSandbox, toSpec } from './plan.js';
-import type { Command, ExecOptions, ExecResult } from './process.js';
+import type { Command, ExecOptions, ExecResult } from './process/process.js';
 import { checkSchedule, Reaper, type ReapedSandbox } from './reaper.js';
 import { containerName, KnownLeases, ownedBy, toRecord, type SandboxRecord } from './record.js';
 import {

@@ -1,7 +1,7 @@
 import type { Limits } from './config.js';
 import type { ContainerSpec, ImageInfo, VolumeMount } from './engine/engine.js';
 import { SandyardError } from './errors.js';
-import { toUserIds } from './process.js';
+import { toUserIds } from './process/process.js';
 import { containerName, toLabels, type SandboxTraits } from './record.js';
 import { formatSize, type ParsedCreateOptions } from './schemas.js';
 import { WARDEN_PATH } from './warden.js';

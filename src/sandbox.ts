@@ -8,10 +8,10 @@ import type { Limits } from './config.js';
 import type { SandboxConnections } from './connections.js';
 import type { ContainerDetails, ContainerState, Engine } from './engine/engine.js';
 import { isSandyardError, SandyardError, type ErrorCode } from './errors.js';
-import { SandboxFiles } from './files.js';
-import { giveUpOn } from './giving-up.js';
+import { SandboxFiles } from './files/files.js';
+import { giveUpOn } from './process/giving-up.js';
 import type { Log } from './log.js';
-import { connectPort } from './port.js';
+import { connectPort } from './files/port.js';
 import {
   exec,
   spawn,
@@ -20,11 +20,11 @@ import {
   type ExecOptions,
   type ExecResult,
   type SpawnOptions,
-} from './process.js';
-import { SandboxProcesses } from './processes.js';
+} from './process/process.js';
+import { SandboxProcesses } from './process/processes.js';
 import { toRecord, type KnownLeases, type SandboxRecord } from './record.js';
-import type { HeldChannel, ProcessTarget } from './remote-run.js';
-import type { SandboxProcess } from './sandbox-process.js';
+import type { HeldChannel, ProcessTarget } from './process/remote-run.js';
+import type { SandboxProcess } from './process/sandbox-process.js';
 import { fields, parseInput, renewOptionsSchema } from './schemas.js';
 
 const COPY_MAX_BYTES = 16 * 1024 ** 3;

@@ -25,8 +25,8 @@
 #error "the architecture isn't known"
 #endif
 
-/* Nothing that is started gets a capability, whatever it runs: the bounding set is emptied, and what PID 1 could pass on.
- * PID 1 itself keeps what it needs to start, signal and end processes of other users. */
+/* Nothing that is started gets a capability, whatever it runs: the bounding set is emptied, and what PID 1 could
+ * pass on. PID 1 itself keeps what it needs to start, signal and end processes of other users. */
 static int drop_capabilities(void)
 {
 	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
@@ -63,8 +63,8 @@ static bool is_filtered(void)
 #define UNLESS(number, skip) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, skip)
 #define IF(number, skip) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, skip, 0)
 
-/* In a user namespace of its own a process has all capabilities, and could drop the group that is its mark. What makes one
- * is refused, and clone3, whose flags a filter can't see, is said not to exist: programs then use clone. */
+/* In a user namespace of its own a process has all capabilities, and could drop the group that is its mark. What
+ * makes one is refused, and clone3, whose flags a filter can't see, is said not to exist: programs then use clone. */
 static int deny_user_namespaces(void)
 {
 	struct sock_filter filter[] = {

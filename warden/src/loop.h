@@ -6,7 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Part of a larger structure, which `CONTAINER_OF` finds. Closing `fd` is the owner's business, after `watch_stop`. */
+/* Part of a larger structure, which `CONTAINER_OF` finds. Closing `fd` is the owner's business, after
+ * `watch_stop`. */
 struct watch {
 	int fd;
 	uint32_t events;
@@ -26,8 +27,8 @@ void loop_open(void);
 /* Waits until something happens, and acts on all that has. */
 void loop_round(void);
 
-/* Has `watch->ready` called for these events (EPOLLIN, EPOLLOUT); 0 for none, not even a hang-up. Fails with EPERM for
- * what can't be waited for. */
+/* Has `watch->ready` called for these events (EPOLLIN, EPOLLOUT); 0 for none, not even a hang-up. Fails with EPERM
+ * for what can't be waited for. */
 int watch_for(struct watch *watch, uint32_t events);
 void watch_stop(struct watch *watch);
 

@@ -10,8 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Marks lie where no user's own groups do. In a user namespace not all numbers exist: there they come from what a remapped
- * engine has, 65,536. */
+/* Marks lie where no user's own groups do. In a user namespace not all numbers exist: there they come from what a
+ * remapped engine has, 65,536. */
 #define WIDE_FIRST 0x40000000u
 #define WIDE_COUNT 0x3ffffff0u
 #define NARROW_FIRST 40000u
@@ -141,7 +141,8 @@ bool mark_left(gid_t mark, bool (*is_main)(pid_t pid))
 	static char children[65536];
 	char *at = children, *end;
 
-	/* What lost its parent is a child of PID 1. Where the kernel doesn't list children, all processes are looked at. */
+	/* What lost its parent is a child of PID 1. Where the kernel doesn't list children, all processes are
+	 * looked at. */
 	if (read_proc("1/task/1/children", children, sizeof children) < 0)
 		return mark_signal(mark, 0) > 0;
 	for (long pid; (pid = strtol(at, &end, 10)) > 0; at = end) {

@@ -9,10 +9,11 @@
 void mark_open(void);
 /* One that no process bears. */
 gid_t mark_new(void);
-/* Sends the signal, if it isn't 0, to every process that bears the mark. Returns how many there are that still run. */
+/* Sends the signal, if it isn't 0, to every process that bears the mark. Returns how many there are that still
+ * run. */
 int mark_signal(gid_t mark, int signal);
-/* Whether a process with the mark has lost its parent, as what outlives the first of its tree has. `is_main` tells the
- * processes that PID 1 has started itself. */
+/* Whether a process with the mark has lost its parent, as what outlives the first of its tree has. `is_main` tells
+ * the processes that PID 1 has started itself. */
 bool mark_left(gid_t mark, bool (*is_main)(pid_t pid));
 
 #endif

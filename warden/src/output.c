@@ -10,12 +10,15 @@
 #define RING_MAX (1u << 20)
 /* What each may keep however much all of them keep. */
 #define RING_MIN (128u << 10)
-#define READS_AT_ONCE 8
+#define READS_AT_ONCE 16
+/* How large a piece is at the most. It goes through hands that take 32 KiB at a time: of pieces that are smaller
+ * most arrive whole, and whoever receives them needn't put them together. */
+#define PIECE_BYTES (16u << 10)
 /* How long the rest of a character may take. */
 #define CARRY_MS 20
 
 static size_t total_max = 16u << 20;
-static uint8_t scratch[MAX_DATA];
+static uint8_t scratch[PIECE_BYTES];
 
 void output_set_memory(uint64_t memory_limit)
 {

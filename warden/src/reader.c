@@ -4,7 +4,8 @@
 #include "process.h"
 #include "tunnel.h"
 
-/* How long a built-in operation goes on for nobody: the manager of an upload may come back, but not the one that was killed. */
+/* How long a built-in operation goes on for nobody: the manager of an upload may come back, but not the one that
+ * was killed. */
 #define ORPHAN_MS 60000
 
 static void on_orphan(struct timer *timer)

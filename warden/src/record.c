@@ -20,7 +20,8 @@
 
 struct record {
 	uint64_t version;
-	/* By a clock that nobody can set; on disk by the wall clock, the only one that goes on while the sandbox is stopped. */
+	/* By a clock that nobody can set; on disk by the wall clock, the only one that goes on while the sandbox
+	 * is stopped. */
 	int64_t lease_ends;
 	int64_t idle_ms;
 	char *blob;

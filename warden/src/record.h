@@ -1,5 +1,6 @@
-/* What the sandbox remembers of itself: until when it may live, and what managers have written down. It is on disk, where
- * only root can read or write it, so it outlives a stop; and the lease is kept here, so nothing outlives it. */
+/* What the sandbox remembers of itself: until when it may live, and what managers have written down. It is on
+ * disk, where only root can read or write it, so it outlives a stop; and the lease is kept here, so nothing
+ * outlives it. */
 #ifndef RECORD_H
 #define RECORD_H
 

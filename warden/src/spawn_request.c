@@ -113,8 +113,8 @@ static void take_numbers(struct in *in, struct spawn_request *request)
 	request->columns = in_u16(in);
 }
 
-/* Root is refused: it could end the sandbox, or write its record. So is who could signal built-in operations, and a group
- * that could be a mark. */
+/* Root is refused: it could end the sandbox, or write its record. So is who could signal built-in operations, and
+ * a group that could be a mark. */
 static bool is_allowed(const struct spawn_request *request)
 {
 	return request->uid != 0 && request->gid != 0 && request->uid != UINT32_MAX &&

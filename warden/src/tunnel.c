@@ -14,7 +14,9 @@
 /* For the descriptors to come once somebody has connected. */
 #define GREETING_MS 5000
 #define RECEIVE_BYTES (256u << 10)
-/* How much is put together for one write: enough to make small frames cheap, little enough for an answer to overtake. */
+#define TUNNEL_PIPE (1 << 20)
+/* How much is put together for one write: enough to make small frames cheap, little enough for an answer to
+ * overtake. */
 #define SENDING_BYTES (128u << 10)
 #define WRITES_AT_ONCE 16
 /* A manager that doesn't read its answers isn't asked for more requests. */
@@ -427,8 +429,8 @@ bool tunnel_begin(struct tunnel *tunnel, int in, int out)
 	tunnel->in = (struct watch){ .fd = in, .ready = receive };
 	tunnel->out = (struct watch){ .fd = out, .ready = on_writable };
 	/* More than a pipe has by default, for fewer turns in a long stream; it works without. */
-	fcntl(in, F_SETPIPE_SZ, RECEIVE_BYTES);
-	fcntl(out, F_SETPIPE_SZ, RECEIVE_BYTES);
+	fcntl(in, F_SETPIPE_SZ, TUNNEL_PIPE);
+	fcntl(out, F_SETPIPE_SZ, TUNNEL_PIPE);
 	if (fcntl(in, F_SETFL, O_NONBLOCK) < 0 || fcntl(out, F_SETFL, O_NONBLOCK) < 0 ||
 	    watch_for(&tunnel->in, EPOLLIN) < 0)
 		return false;

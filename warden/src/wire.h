@@ -27,8 +27,8 @@ enum frame_type {
 
 enum stage { STAGE_REQUEST, STAGE_MAKE, STAGE_USER, STAGE_CWD, STAGE_PROGRAM };
 
-/* Reading: what is asked for beyond the end makes the rest 0 and `bad` true, so that a payload is checked once, at its
- * end. */
+/* Reading: what is asked for beyond the end makes the rest 0 and `bad` true, so that a payload is checked once, at
+ * its end. */
 struct in {
 	const uint8_t *at, *end;
 	bool bad;

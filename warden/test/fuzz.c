@@ -1,5 +1,5 @@
-/* Feeds a tunnel with frames that are nearly right, for a bounded time: `fuzz SECONDS SEED`. Whatever comes, the tunnel may
- * end, but nothing else may: the sanitizers that this is built with watch over the warden's memory. */
+/* Feeds a tunnel with frames that are nearly right, for a bounded time: `fuzz SECONDS SEED`. Whatever comes, the
+ * tunnel may end, but nothing else may: the sanitizers that this is built with watch over the warden's memory. */
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
@@ -83,7 +83,8 @@ int spawn_start(struct process *process, const struct spawn_request *request, en
 	*stage = STAGE_MAKE;
 	if (request->rows == 13 || pipe2(input, O_CLOEXEC | O_NONBLOCK) < 0 || pipe2(output, O_CLOEXEC | O_NONBLOCK) < 0)
 		return EAGAIN;
-	/* It gets all kinds of signals, which are no faults here: also before the sanitizers' handlers of them are gone. */
+	/* It gets all kinds of signals, which are no faults here: also before the sanitizers' handlers of them are
+	 * gone. */
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);
 	process->pid = fork();

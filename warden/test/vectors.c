@@ -1,6 +1,7 @@
-/* Checks the codec with vectors.txt, whose head tells its format: `vectors FILE`. What the manager says is given to the code
- * that acts on it, which must take every field as the vector has it, and end the tunnel when a byte is missing or too many.
- * What the warden says is written from the fields, by the code that says it where that can be had, and must be the same bytes. */
+/* Checks the codec with vectors.txt, whose head tells its format: `vectors FILE`. What the manager says is given
+ * to the code that acts on it, which must take every field as the vector has it, and end the tunnel when a byte is
+ * missing or too many. What the warden says is written from the fields, by the code that says it where that can be
+ * had, and must be the same bytes. */
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
@@ -494,8 +495,8 @@ static bool put_by_its_code(const struct vector *vector, struct tunnel *tunnel)
 	return true;
 }
 
-/* The others, from their fields: their code needs what only a sandbox has. Types in order of the payload: 1, 2, 4 and 8 are
- * integers of that many bytes, t text, l a list, b bytes that end the frame. */
+/* The others, from their fields: their code needs what only a sandbox has. Types in order of the payload: 1, 2, 4
+ * and 8 are integers of that many bytes, t text, l a list, b bytes that end the frame. */
 static void put_by_layout(const struct vector *vector, struct out *out)
 {
 	static const struct {

@@ -1,5 +1,5 @@
-/* Paths that were told of as created because a new directory was looked through. The kernel may be about to tell of them,
- * too, and nobody is to hear it twice. */
+/* Paths that were told of as created because a new directory was looked through. The kernel may be about to tell
+ * of them, too, and nobody is to hear it twice. */
 #ifndef ANNOUNCED_H
 #define ANNOUNCED_H
 

@@ -1,5 +1,5 @@
-/* Paths below one directory, the root: never out of it, and never through a link. They are taken as `char *` as they are
- * cut in parts for a moment. Functions that return a descriptor return -1 with errno when they fail. */
+/* Paths below one directory, the root: never out of it, and never through a link. They are taken as `char *` as
+ * they are cut in parts for a moment. Functions that return a descriptor return -1 with errno when they fail. */
 #ifndef BENEATH_H
 #define BENEATH_H
 

@@ -170,8 +170,8 @@ static int put_in_place(const struct place *place, const char *temporary, const 
 	return 0;
 }
 
-/* Those that replace a certain version take turns, or two could find the same one and both replace it. The turn ends with
- * the process. Where the directory can't be read there is no turn to take, and the last one wins. */
+/* Those that replace a certain version take turns, or two could find the same one and both replace it. The turn
+ * ends with the process. Where the directory can't be read there is no turn to take, and the last one wins. */
 static void take_turn(const struct place *place)
 {
 	int fd = openat(place->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

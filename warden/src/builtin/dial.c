@@ -130,7 +130,8 @@ static struct pollfd waiting_for(const struct way *way)
 
 static int relay(struct way *out, struct way *in)
 {
-	/* A server that has said all has mostly closed, too, and whoever waits for that end isn't told it before this ends. */
+	/* A server that has said all has mostly closed, too, and whoever waits for that end isn't told it before
+	 * this ends. */
 	while (!in->over) {
 		/* The last one tells that nobody reads what is received, although nothing is being received. */
 		struct pollfd fds[] = { waiting_for(out), waiting_for(in), { .fd = in->to } };

@@ -1,5 +1,5 @@
-/* Standard output of an operation: buffered, little-endian. When nobody reads it any more, or it can't be written, the
- * operation ends there and then with the errno: none has anything left to do by then. */
+/* Standard output of an operation: buffered, little-endian. When nobody reads it any more, or it can't be written,
+ * the operation ends there and then with the errno: none has anything left to do by then. */
 #ifndef EMIT_H
 #define EMIT_H
 

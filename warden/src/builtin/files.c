@@ -125,8 +125,9 @@ int builtin_rename(int argc, char **argv)
 	return blame(argv[2], error);
 }
 
-/* Removes what can be removed on the way, and each directory when it is left. `progress` is what went since one wasn't
- * empty: on some file systems a directory that is read on after it changed shows only part of what is in it. */
+/* Removes what can be removed on the way, and each directory when it is left. `progress` is what went since one
+ * wasn't empty: on some file systems a directory that is read on after it changed shows only part of what is in
+ * it. */
 static int remove_found(struct walk *walk, bool *progress)
 {
 	int error;

@@ -88,7 +88,8 @@ static int follow_links(char *path)
 		ssize_t length;
 		int error;
 
-		/* With a slash at its end it would be followed by the kernel, and its target could only be a directory. */
+		/* With a slash at its end it would be followed by the kernel, and its target could only be a
+		 * directory. */
 		if (path[strlen(path) - 1] == '/')
 			return EISDIR;
 		length = readlink(path, target, sizeof(target) - 1);
@@ -162,8 +163,9 @@ static bool in_group(gid_t group)
 	return group == getegid();
 }
 
-/* access() asks for the real user, who is nobody here, and so does the C library's AT_EACCESS where the kernel has no
- * faccessat2, as older gVisors (older Dockers forbid it, with EPERM). As there are no capabilities, the mode says all. */
+/* access() asks for the real user, who is nobody here, and so does the C library's AT_EACCESS where the kernel has
+ * no faccessat2, as older gVisors (older Dockers forbid it, with EPERM). As there are no capabilities, the mode
+ * says all. */
 int may_access(int dir, const char *name, int wanted)
 {
 	struct stat status;

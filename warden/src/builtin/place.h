@@ -33,7 +33,8 @@ int make_parents(const char *path);
 /* Whether the effective user has this access (R_OK, W_OK, X_OK) to a name in a directory. Returns 0 or an errno. */
 int may_access(int dir, const char *name, int wanted);
 
-/* Gives `from` the name `to` when nothing has that name yet, EEXIST otherwise. Both are relative to their directory. */
+/* Gives `from` the name `to` when nothing has that name yet, EEXIST otherwise. Both are relative to their
+ * directory. */
 int rename_exclusive(int from_dir, const char *from, int to_dir, const char *to);
 
 #endif

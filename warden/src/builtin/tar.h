@@ -65,7 +65,8 @@ size_t tar_padding(uint64_t size);
 void tar_emit(const char *name, const char *link, char type, const struct stat *status);
 
 /* Reads the next member from standard input, up to its content. EBADMSG for what is no tar, or not a whole one;
- * ENOTSUP for a member of a kind that can't be unpacked. `type` is 0 at the end, up to which standard input is read then. */
+ * ENOTSUP for a member of a kind that can't be unpacked. `type` is 0 at the end, up to which standard input is
+ * read then. */
 int tar_next(struct tar_member *member);
 
 /* Reads what there is of `size` bytes of content, 1 at least. EBADMSG when it ends before. */

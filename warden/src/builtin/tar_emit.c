@@ -6,7 +6,8 @@
 #include <string.h>
 #include <sys/sysmacros.h>
 
-/* What the fields of a header hold. Beyond, and for names that are longer or not ASCII, a pax header goes before it. */
+/* What the fields of a header hold. Beyond, and for names that are longer or not ASCII, a pax header goes before
+ * it. */
 #define SIZE_MAX_OCTAL 077777777777
 #define ID_MAX_OCTAL 07777777
 

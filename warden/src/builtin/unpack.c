@@ -13,8 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A directory gets its mode and time at the end: before, what is put into it would change the one and could be forbidden by
- * the other. The last comes first then, so those within others before these. */
+/* A directory gets its mode and time at the end: before, what is put into it would change the one and could be
+ * forbidden by the other. The last comes first then, so those within others before these. */
 struct waiting {
 	struct waiting *next;
 	mode_t mode;

@@ -45,7 +45,8 @@ static int open_level(struct walk_level *level, int fd)
 {
 	struct stat status;
 
-	/* By its name in itself, as that takes the right to search it: without, nothing can be done with what it lists. */
+	/* By its name in itself, as that takes the right to search it: without, nothing can be done with what it
+	 * lists. */
 	if (fd >= 0 && fstatat(fd, ".", &status, 0) == 0) {
 		level->device = status.st_dev;
 		level->inode = status.st_ino;

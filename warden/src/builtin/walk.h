@@ -33,8 +33,8 @@ struct walk {
 int walk_begin(struct walk *walk, int dir);
 bool walk_next(struct walk *walk);
 
-/* Goes on with what is in the directory that walk_next just found, or just left. Fails with EACCES also when it can be
- * read but not searched. */
+/* Goes on with what is in the directory that walk_next just found, or just left. Fails with EACCES also when it
+ * can be read but not searched. */
 int walk_enter(struct walk *walk);
 
 /* Returns what made walk_next stop, 0 for the end. */

@@ -18,13 +18,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* What is done to a file comes as several events that mean the same: there is little to tell when they come together. */
+/* What is done to a file comes as several events that mean the same: there is little to tell when they come
+ * together. */
 #define GATHER_MS 2
 
 static struct {
 	bool recursive;
 	char root[PATH_MAX];
-	/* When PATH is a file it is watched by its name in its directory, as most programs replace a file to change it. */
+	/* When PATH is a file it is watched by its name in its directory, as most programs replace a file to
+	 * change it. */
 	const char *only;
 	int error;
 	bool root_gone;

@@ -7,7 +7,8 @@
 /* The path of a watch, or NULL. */
 const char *watches_path(int watch);
 
-/* Notes where a watch is. Returns 1 when it is new or was elsewhere, 0 when that was known, -1 when there is no memory. */
+/* Notes where a watch is. Returns 1 when it is new or was elsewhere, 0 when that was known, -1 when there is no
+ * memory. */
 int watches_set(int watch, const char *path);
 void watches_drop(int watch);
 

@@ -4,11 +4,11 @@ import { buffer, text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it, vi } from 'vitest';
 
-import type { SandyardError } from '../../src/errors.js';
-import { SandboxFiles } from '../../src/files.js';
-import { connectPort } from '../../src/port.js';
-import { encodeEntry, encodeEvent, type FakeCommand, type FakeProcess } from '../fixtures/fake-warden.js';
-import { makeTarget } from '../fixtures/process-target.js';
+import type { SandyardError } from '../../../src/errors.js';
+import { SandboxFiles } from '../../../src/files/files.js';
+import { connectPort } from '../../../src/files/port.js';
+import { encodeEntry, encodeEvent, type FakeCommand, type FakeProcess } from '../../fixtures/fake-warden.js';
+import { makeTarget } from '../../fixtures/process-target.js';
 
 /** Files of a sandbox in which every operation does the same. */
 function setUp(builtin: FakeCommand) {

@@ -1,8 +1,8 @@
-import type { Channel } from './channel/channel.js';
-import type { RemoteExit, RemoteOutput, SpawnRequest } from './channel/messages.js';
-import type { RemoteProcess } from './channel/remote-process.js';
-import { SandyardError } from './errors.js';
-import { signalNumber } from './signals.js';
+import type { Channel } from '../channel/channel.js';
+import type { RemoteExit, RemoteOutput, SpawnRequest } from '../channel/messages.js';
+import type { RemoteProcess } from '../channel/remote-process.js';
+import { SandyardError } from '../errors.js';
+import { signalNumber } from '../signals.js';
 import { abandon, feed, type Stdin } from './stdin.js';
 
 /** How long what gets SIGTERM may take to end before SIGKILL, unless a caller says otherwise. */

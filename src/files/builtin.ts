@@ -1,12 +1,12 @@
-import type { RemoteExit } from './channel/messages.js';
-import { isSandyardError, SandyardError } from './errors.js';
+import type { RemoteExit } from '../channel/messages.js';
+import { isSandyardError, SandyardError } from '../errors.js';
 import { notRecord } from './file-entries.js';
 import { fileError, type FileFailure } from './file-errors.js';
-import { newProcessId } from './process.js';
-import { quoteName } from './quote.js';
-import { translateStart } from './remote-errors.js';
-import { KILL_GRACE_MS, RemoteRun, type ProcessTarget } from './remote-run.js';
-import type { Stdin } from './stdin.js';
+import { newProcessId } from '../process/process.js';
+import { quoteName } from '../quote.js';
+import { translateStart } from '../process/remote-errors.js';
+import { KILL_GRACE_MS, RemoteRun, type ProcessTarget } from '../process/remote-run.js';
+import type { Stdin } from '../process/stdin.js';
 
 /*
  * The warden's own operations. They run as the sandbox's user: what that user may not do, it can't do through us either,

@@ -1,10 +1,10 @@
-import type { RemoteProcessInfo } from './channel/messages.js';
+import type { RemoteProcessInfo } from '../channel/messages.js';
 import { processExitCode, type Outcome } from './process-exit.js';
 import { translateProcess } from './remote-errors.js';
 import type { HeldChannel, ProcessTarget } from './remote-run.js';
 import { SandboxProcess } from './sandbox-process.js';
-import { fields, parseInput } from './schemas.js';
-import { signalName } from './signals.js';
+import { fields, parseInput } from '../schemas.js';
+import { signalName } from '../signals.js';
 
 /** What is known of a process that runs, or that has ended and is remembered. */
 export interface ProcessInfo {

@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 
-import type { RemoteProcess } from './channel/remote-process.js';
+import type { RemoteProcess } from '../channel/remote-process.js';
 
 /** What a command reads: a text, bytes, or a stream of either. */
 export type Stdin = string | Uint8Array | AsyncIterable<Uint8Array | string>;

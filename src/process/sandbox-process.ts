@@ -1,12 +1,12 @@
 import { Attachments, type Attachment } from './attachments.js';
-import type { RemoteExit, RemoteStart, TerminalSize } from './channel/messages.js';
-import { isSandyardError, SandyardError } from './errors.js';
+import type { RemoteExit, RemoteStart, TerminalSize } from '../channel/messages.js';
+import { isSandyardError, SandyardError } from '../errors.js';
 import { giveUpOn } from './giving-up.js';
 import { diedWithSandbox, toExit, type ProcessExit } from './process-exit.js';
 import { saysGone, saysSandboxGone, translateProcess } from './remote-errors.js';
 import { callerGaveUp, KILL_GRACE_MS, type HeldChannel, type ProcessTarget } from './remote-run.js';
-import { fields, parseInput } from './schemas.js';
-import { signalNumber } from './signals.js';
+import { fields, parseInput } from '../schemas.js';
+import { signalNumber } from '../signals.js';
 import { feed, type Stdin } from './stdin.js';
 
 export interface ProcessOutput {

@@ -1,5 +1,5 @@
-import type { RemoteExit } from './channel/messages.js';
-import type { RemoteProcess } from './channel/remote-process.js';
+import type { RemoteExit } from '../channel/messages.js';
+import type { RemoteProcess } from '../channel/remote-process.js';
 import type { HeldChannel } from './remote-run.js';
 
 /** One reader of a process. */

@@ -1,12 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it, vi } from 'vitest';
 
-import { SandyardError } from '../../src/errors.js';
-import { spawn } from '../../src/process.js';
-import { SandboxProcesses } from '../../src/processes.js';
-import type { ProcessOutput, SandboxProcess } from '../../src/sandbox-process.js';
-import type { FakeCommand, FakeProcess } from '../fixtures/fake-warden.js';
-import { makeTarget, makeTargetRunning } from '../fixtures/process-target.js';
+import { SandyardError } from '../../../src/errors.js';
+import { spawn } from '../../../src/process/process.js';
+import { SandboxProcesses } from '../../../src/process/processes.js';
+import type { ProcessOutput, SandboxProcess } from '../../../src/process/sandbox-process.js';
+import type { FakeCommand, FakeProcess } from '../../fixtures/fake-warden.js';
+import { makeTarget, makeTargetRunning } from '../../fixtures/process-target.js';
 
 const [SIGKILL, SIGUSR1, SIGTERM] = [9, 10, 15];
 const KIB = 1024;

@@ -1,4 +1,4 @@
-import { SandyardError } from './errors.js';
+import { SandyardError } from '../errors.js';
 
 /*
  * What the warden's file operations print: records, each with its length before it. They run with the rights of the

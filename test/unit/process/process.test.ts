@@ -2,10 +2,10 @@ import * as fc from 'fast-check';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it, vi } from 'vitest';
 
-import { FrameType } from '../../src/channel/wire.js';
-import { exec, spawn, toUserIds, type ExecOptions } from '../../src/process.js';
-import type { FakeCommand, FakeProcess } from '../fixtures/fake-warden.js';
-import { makeTarget, makeTargetRunning } from '../fixtures/process-target.js';
+import { FrameType } from '../../../src/channel/wire.js';
+import { exec, spawn, toUserIds, type ExecOptions } from '../../../src/process/process.js';
+import type { FakeCommand, FakeProcess } from '../../fixtures/fake-warden.js';
+import { makeTarget, makeTargetRunning } from '../../fixtures/process-target.js';
 
 const SIGTERM = 15;
 const SIGKILL = 9;

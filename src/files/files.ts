@@ -2,15 +2,15 @@ import type { Readable } from 'node:stream';
 import { z } from 'zod';
 
 import { Builtin, runBuiltin, type BuiltinCall } from './builtin.js';
-import { SandyardError } from './errors.js';
+import { SandyardError } from '../errors.js';
 import { notRecord, RecordReader, toFileInfo, type FileEvent, type FileInfo } from './file-entries.js';
 import { outsideTarget, preconditionFailed, type FileFailure } from './file-errors.js';
 import { readContent, readEntry, readEvents, toReadable } from './file-streams.js';
-import { checkStdin } from './process.js';
-import { quoteName } from './quote.js';
-import type { ProcessTarget } from './remote-run.js';
-import { fields, formatSize, parseInput } from './schemas.js';
-import { abandon, type Stdin } from './stdin.js';
+import { checkStdin } from '../process/process.js';
+import { quoteName } from '../quote.js';
+import type { ProcessTarget } from '../process/remote-run.js';
+import { fields, formatSize, parseInput } from '../schemas.js';
+import { abandon, type Stdin } from '../process/stdin.js';
 
 const READ_MAX_BYTES = 64 * 1024 * 1024;
 const LIST_MAX_BYTES = 64 * 1024 * 1024;

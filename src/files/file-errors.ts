@@ -1,6 +1,6 @@
-import { SandyardError, type ErrorCode } from './errors.js';
-import { quoteName } from './quote.js';
-import { ERRNO } from './remote-errors.js';
+import { SandyardError, type ErrorCode } from '../errors.js';
+import { quoteName } from '../quote.js';
+import { ERRNO } from '../process/remote-errors.js';
 
 interface Failure {
   readonly code: ErrorCode;

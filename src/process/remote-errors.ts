@@ -1,6 +1,6 @@
-import { RemoteError } from './channel/messages.js';
-import { isSandyardError, SandyardError, type ErrorCode } from './errors.js';
-import { quoteName } from './quote.js';
+import { RemoteError } from '../channel/messages.js';
+import { isSandyardError, SandyardError, type ErrorCode } from '../errors.js';
+import { quoteName } from '../quote.js';
 
 /** Linux's numbers of the errors that mean something here. */
 export const ERRNO = {

@@ -1,5 +1,5 @@
-import type { RemoteExit } from './channel/messages.js';
-import { signalName } from './signals.js';
+import type { RemoteExit } from '../channel/messages.js';
+import { signalName } from '../signals.js';
 
 /** How a command ended. Exactly one of them is true of every command that was started. */
 export type Outcome = 'exited' | 'signaled' | 'timed_out' | 'oom_killed' | 'killed' | 'sandbox_died';

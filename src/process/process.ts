@@ -1,13 +1,13 @@
 import { customAlphabet } from 'nanoid';
 
 import { BoundedText } from './bounded-text.js';
-import type { RemoteExit, SpawnRequest, TerminalSize } from './channel/messages.js';
-import { isSandyardError, SandyardError } from './errors.js';
+import type { RemoteExit, SpawnRequest, TerminalSize } from '../channel/messages.js';
+import { isSandyardError, SandyardError } from '../errors.js';
 import { diedWithSandbox, toExit, type ProcessExit } from './process-exit.js';
 import { translateStart } from './remote-errors.js';
 import { callerGaveUp, endRemote, KILL_GRACE_MS, RemoteRun, type ProcessTarget, type UserIds } from './remote-run.js';
 import { SandboxProcess } from './sandbox-process.js';
-import { execOptionsSchema, fields, parseInput, spawnOptionsSchema } from './schemas.js';
+import { execOptionsSchema, fields, parseInput, spawnOptionsSchema } from '../schemas.js';
 import { abandon, isStdin, keepFailure, type Stdin } from './stdin.js';
 
 const DEFAULT_MAX_OUTPUT_BYTES = 1024 * 1024;

@@ -2,11 +2,11 @@ import { Duplex } from 'node:stream';
 import { callbackify } from 'node:util';
 
 import { Builtin } from './builtin.js';
-import { SandyardError } from './errors.js';
+import { SandyardError } from '../errors.js';
 import { notRecord } from './file-entries.js';
-import { ERRNO } from './remote-errors.js';
-import type { ProcessTarget } from './remote-run.js';
-import { fields, parseInput } from './schemas.js';
+import { ERRNO } from '../process/remote-errors.js';
+import type { ProcessTarget } from '../process/remote-run.js';
+import { fields, parseInput } from '../schemas.js';
 
 /**
  * A connection to a TCP port on the sandbox's loopback, whatever network the sandbox has. Ending it ends what the other

@@ -1,4 +1,4 @@
-import { SandyardError } from './errors.js';
+import { SandyardError } from '../errors.js';
 
 /** The promise, or `aborted` as soon as the caller gives up; what was begun goes on. */
 export function giveUpOn<Result>(promise: Promise<Result>, signal: AbortSignal): Promise<Result> {
