@@ -1,3 +1,4 @@
+import { isSandyardError } from '../errors.js';
 import type { Sandbox, SandboxProcess } from '../index.js';
 
 /** What was written may still be on its way when the request that brought it is answered. */
@@ -70,8 +71,10 @@ function takeTurn(shared: Shared, act: (process: SandboxProcess) => Promise<void
     try {
       await act(await attached(shared));
     } catch (error) {
-      if (known === undefined) throw error;
-      // The handle may be of a process that was there before under the same id.
+      // The handle may be of a process that was there before under the same id. After another failure some of it may have
+      // been taken.
+      const isStale = isSandyardError(error, 'wrong_state') || isSandyardError(error, 'process_not_found');
+      if (known === undefined || !isStale) throw error;
       letGo(shared);
       await act(await attached(shared));
     }

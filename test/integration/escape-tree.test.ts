@@ -127,6 +127,18 @@ describe.each(RUNTIMES)('ending a command with all that it started, in a sandbox
     expect(await sandbox.exec(['echo', 'usable'])).toMatchObject({ stdout: 'usable\n' });
   });
 
+  it('goes on beside what stops whatever it can, and ends that', async () => {
+    const stop = 'import os\nwhile True:\n  try: os.kill(-1, 19)\n  except OSError: pass';
+    const fight = sandbox.exec(['python3', '-c', stop], { timeoutMs: 2000 });
+    for (let round = 0; round < 3; round++) {
+      const { outcome } = await sandbox.exec(['true'], { timeoutMs: 200 });
+      expect(outcome).toMatch(/^(exited|timed_out)$/);
+      expect((await sandbox.stats()).pids).toBeGreaterThan(0);
+    }
+    expect(await fight).toMatchObject({ outcome: 'timed_out' });
+    expect(await sandbox.exec(['echo', 'usable'])).toMatchObject({ stdout: 'usable\n' });
+  });
+
   it('ends what is in a user namespace of its own, where it can make one', async () => {
     const mark = (marks += 1);
     const inside = `import os\ntry: os.setgroups([])\nexcept OSError: pass\nos.execvp('sleep', ['sleep', '${mark}'])`;

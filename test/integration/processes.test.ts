@@ -84,6 +84,14 @@ describe.each(RUNTIMES)('processes of a sandbox of %s', (runtime) => {
     await expect(sandbox.processes.forget('listed')).rejects.toMatchObject({ code: 'process_not_found' });
   });
 
+  it('are forgotten also when they were killed before anybody read them', async () => {
+    const process = await sandbox.spawn(['yes'], { id: 'unread' });
+    await process.kill('SIGKILL');
+    process.detach();
+    await sandbox.processes.forget('unread');
+    await expect(sandbox.processes.get('unread')).rejects.toMatchObject({ code: 'process_not_found' });
+  });
+
   it('are waited for by several at once, one of whom gives up', async () => {
     const process = await sandbox.spawn('read line; exit 4', { stdin: 'pipe' });
     const other = await sandbox.processes.get(process.id);

@@ -9,7 +9,10 @@
 #include "init.h"
 #include "tunnel.h"
 
+#define LATER_MS 200
+
 static struct watch listener;
+static struct timer later;
 
 static bool take_descriptors(struct tunnel *tunnel, struct msghdr *message)
 {
@@ -46,14 +49,25 @@ static bool is_root(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && peer.uid == 0;
 }
 
+static void on_later(struct timer *timer)
+{
+	(void)timer;
+	watch_for(&listener, EPOLLIN);
+}
+
 static void on_connection(struct watch *watch, uint32_t events)
 {
 	int fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	struct tunnel *tunnel;
 
 	(void)events;
-	if (fd < 0)
+	if (fd < 0) {
+		/* Without a descriptor for it, it would be there again at once. */
+		watch_for(&listener, 0);
+		later.fire = on_later;
+		timer_set(&later, LATER_MS);
 		return;
+	}
 	tunnel = is_root(fd) ? tunnel_new(fd) : NULL;
 	if (tunnel)
 		tunnel->keeper.ready = on_descriptors;

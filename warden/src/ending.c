@@ -174,10 +174,15 @@ void process_drained(struct process *process)
 		open |= output_is_open(&process->output[i]);
 		paused |= output_is_open(&process->output[i]) && process->output[i].paused;
 	}
-	/* What its readers have no room for yet is still to come, however long they take. */
-	if (paused) {
+	/* What its readers have no room for yet is still to come, however long they take. Of what was killed, and
+	 * nobody reads, there is enough. */
+	if (paused && (process->readers || process->reason == RUNS)) {
 		timer_stop(&process->drain);
 		process->drain_until = 0;
+		return;
+	}
+	if (paused) {
+		end(process);
 		return;
 	}
 	if (!open) {
@@ -202,6 +207,7 @@ static void reaped(struct process *process, int status, const struct rusage *usa
 	process->status = status;
 	process->usage = *usage;
 	process->outcome = judge(process);
+	record_note_activity();
 	timer_stop(&process->timeout);
 	timer_stop(&process->orphan);
 	if (process->reason == RUNS)

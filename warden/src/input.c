@@ -80,8 +80,11 @@ static void settle(struct process *process)
 		return;
 	}
 	if (process->flags & SPAWN_TTY) {
-		input->ends = false;
-		if (write(input->watch.fd, &(char){ END_OF_FILE }, 1) < 0)
+		if (write(input->watch.fd, &(char){ END_OF_FILE }, 1) == 1)
+			input->ends = false;
+		else if (errno == EAGAIN || errno == EINTR)
+			watch_for(&input->watch, EPOLLOUT);
+		else
 			input_close(process);
 	} else {
 		input_close(process);

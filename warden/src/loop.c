@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #define BATCH 64
+/* Waiting doesn't count the time that the host sleeps, timers do. */
+#define LONGEST_WAIT_MS 10000
 
 static int epoll_fd = -1;
 static struct epoll_event batch[BATCH];
@@ -142,7 +144,7 @@ static int wait_ms(void)
 
 	if (next_due == INT64_MAX)
 		return -1;
-	return left < 0 ? 0 : left > INT_MAX ? INT_MAX : (int)left;
+	return left < 0 ? 0 : left > LONGEST_WAIT_MS ? LONGEST_WAIT_MS : (int)left;
 }
 
 void loop_round(void)

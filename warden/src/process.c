@@ -193,7 +193,7 @@ static bool is_idle(const struct process *process)
 
 int process_forget(struct process *process)
 {
-	if (!process->ended || process->ending)
+	if (!process->reaped || process->ending)
 		return EBUSY;
 	if (process->readers || process->waiters)
 		return EBUSY;
@@ -214,8 +214,11 @@ static void keep_bounds(void)
 		bytes -= process->ring.bytes;
 		ring_clear(&process->ring);
 	}
-	for (struct process *process = ended_first, *next; process && ended_count > ENDED_MAX; process = next) {
+	/* Not the one that has just been added, which its caller is still busy with. */
+	for (struct process *process = ended_first, *next; ended_count > ENDED_MAX; process = next) {
 		next = process->next_ended;
+		if (next == NULL)
+			break;
 		if (is_idle(process))
 			forget(process);
 	}

@@ -253,6 +253,7 @@ static bool handle_on_stream(struct tunnel *tunnel, uint8_t type, struct reader 
 	if (type == F_ACK) {
 		uint64_t seq = in_u64(in);
 
+		record_note_activity();
 		if (!in->bad && !process_acknowledge(reader, seq))
 			tunnel_fault(tunnel, "output was acknowledged that wasn't sent");
 	} else if (type == F_STDIN) {

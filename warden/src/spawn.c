@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,9 @@
 /* The kernel's choice when memory is short: anything before PID 1. */
 #define OOM_SCORE "500"
 #define WIDE_PIPE (256 << 10)
+#define START_MS 250
+/* What PID 1 keeps for finding and ending processes, and for one more tunnel. */
+#define RESERVED_DESCRIPTORS 64
 
 extern char **environ;
 
@@ -30,10 +34,10 @@ struct ends {
 	char terminal[32];
 };
 
-/* Written by the child, which shares our memory until it runs its program. */
+/* What kept a process from being started. */
 struct failure {
-	volatile int error;
-	volatile enum stage stage;
+	int error;
+	enum stage stage;
 };
 
 static rlim_t nofile = RLIM_INFINITY;
@@ -123,6 +127,10 @@ static int make_ends(struct ends *ends, const struct spawn_request *request)
 	error = errno;
 	if (setresuid((uid_t)-1, 0, (uid_t)-1) < 0)
 		_exit(72);
+	if (result == 0 && ends->output[0] >= sysconf(_SC_OPEN_MAX) - RESERVED_DESCRIPTORS) {
+		result = -1;
+		error = EMFILE;
+	}
 	if (result < 0)
 		close_ends(ends);
 	errno = error;
@@ -157,16 +165,14 @@ static void make_likely_victim(void)
 	close(fd);
 }
 
-static int become_user(const struct spawn_request *request, gid_t mark)
+/* With the user's rights, but not yet as one of the user's own: nobody can stop it half-way. */
+static int take_rights(const struct spawn_request *request, gid_t mark)
 {
-	bool is_builtin = (request->flags & SPAWN_BUILTIN) != 0;
-	uid_t uid = is_builtin ? BUILTIN_UID : request->uid;
-
 	if (set_limits(request) < 0 || setgroups(1, &mark) < 0)
 		return -1;
 	if (setresgid(request->gid, request->gid, request->gid) < 0)
 		return -1;
-	return setresuid(uid, request->uid, uid);
+	return setresuid(BUILTIN_UID, request->uid, BUILTIN_UID);
 }
 
 static int take_ends(const struct ends *ends)
@@ -238,16 +244,18 @@ static int execute(const struct spawn_request *request)
 static enum stage become(const struct spawn_request *request, const struct ends *ends, gid_t mark)
 {
 	make_likely_victim();
-	/* Before it has ends of ours to write to, and after it can't be traced by what runs already. */
-	if (become_user(request, mark) < 0)
+	if (take_rights(request, mark) < 0)
 		return STAGE_USER;
 	if (take_ends(ends) < 0)
 		return STAGE_MAKE;
 	if (chdir(request->cwd) < 0)
 		return STAGE_CWD;
 	reset_signals();
-	if (!(request->flags & SPAWN_BUILTIN))
-		errno = execute(request);
+	if (request->flags & SPAWN_BUILTIN)
+		return STAGE_PROGRAM;
+	if (setresuid(request->uid, request->uid, request->uid) < 0)
+		return STAGE_USER;
+	errno = execute(request);
 	return STAGE_PROGRAM;
 }
 
@@ -276,37 +284,51 @@ static void close_the_rest(void)
 	closedir(open_here);
 }
 
-/* A fork, as the operation runs in this very program: on a copy of our memory, which is small. */
-static pid_t start_builtin(const struct spawn_request *request, const struct ends *ends, gid_t mark)
+static _Noreturn void run_child(const struct spawn_request *request, const struct ends *ends, gid_t mark, int status)
 {
-	builtin_run *run = builtin_find(request->argv[0]);
-	pid_t pid = fork();
-	enum stage stage;
+	builtin_run *run = request->flags & SPAWN_BUILTIN ? builtin_find(request->argv[0]) : NULL;
+	struct failure failure = { .stage = become(request, ends, mark) };
 
-	if (pid != 0)
-		return pid;
-	stage = become(request, ends, mark);
-	if (stage != STAGE_PROGRAM)
-		_exit(errno);
-	close_the_rest();
-	_exit(run(count(request->argv), request->argv));
+	if (run && failure.stage == STAGE_PROGRAM) {
+		close_the_rest();
+		_exit(run(count(request->argv), request->argv));
+	}
+	failure.error = errno;
+	if (write(status, &failure, sizeof failure) < 0)
+		_exit(126);
+	_exit(127);
 }
 
-static pid_t start_program(const struct spawn_request *request, const struct ends *ends, gid_t mark,
-			   struct failure *failure)
+/* Waits until the child runs what it is to, or tells why not. Not for long: from when it is the user's own, others
+ * of that user's can stop it, and then it counts as started. */
+static void await(int status, struct failure *failure)
 {
-	pid_t pid = vfork();
+	struct pollfd poll_for = { .fd = status, .events = POLLIN };
 
-	if (pid != 0)
-		return pid;
-	failure->stage = become(request, ends, mark);
-	failure->error = errno;
-	_exit(127);
+	if (poll(&poll_for, 1, START_MS) <= 0 || read(status, failure, sizeof *failure) != sizeof *failure)
+		*failure = (struct failure){ 0 };
+}
+
+/* By fork, not vfork: PID 1 must not depend on a child that user code can stop. */
+static pid_t start(const struct spawn_request *request, const struct ends *ends, gid_t mark, struct failure *failure)
+{
+	int status[2];
+	pid_t pid;
+
+	if (pipe2(status, O_CLOEXEC) < 0)
+		return -1;
+	pid = fork();
+	if (pid == 0)
+		run_child(request, ends, mark, status[1]);
+	close(status[1]);
+	if (pid > 0)
+		await(status[0], failure);
+	close(status[0]);
+	return pid;
 }
 
 int spawn_start(struct process *process, const struct spawn_request *request, enum stage *stage)
 {
-	bool is_builtin = (request->flags & SPAWN_BUILTIN) != 0;
 	struct failure failure = { 0 };
 	struct ends ends;
 
@@ -314,12 +336,13 @@ int spawn_start(struct process *process, const struct spawn_request *request, en
 	if (make_ends(&ends, request) < 0)
 		return errno;
 	process->mark = mark_new();
-	process->pid = is_builtin ? start_builtin(request, &ends, process->mark)
-				  : start_program(request, &ends, process->mark, &failure);
+	process->pid = start(request, &ends, process->mark, &failure);
 	if (process->pid < 0 || failure.error) {
 		int error = failure.error ? failure.error : errno;
 
 		if (failure.error) {
+			/* It is about to end, unless somebody has just stopped it. */
+			kill(process->pid, SIGKILL);
 			waitpid(process->pid, NULL, 0);
 			*stage = failure.stage;
 		}
