@@ -197,7 +197,11 @@ export const fields = {
   mode: z.int().min(0).max(0o777).describe('Permission bits.'),
   processId: z
     .string()
-    .regex(/^[A-Za-z0-9_.-]{1,64}$/, 'must be 1 to 64 letters, digits, "_", "." or "-"')
+    // "." and ".." would be steps in a path where an id is a part of one.
+    .regex(
+      /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/,
+      'must be 1 to 64 letters, digits, "_", "." or "-", and begin with no "." or "-"',
+    )
     .describe('The id of a process.'),
   seq: z.int().min(0).describe('The number of a piece of output.'),
   signal: z.enum(SIGNAL_NAMES, 'must be the name of a signal, such as SIGTERM or SIGKILL').describe('A signal.'),

@@ -1,6 +1,7 @@
 import type { z } from 'zod';
 
 import { SandyardError } from '../errors.js';
+import { abortable } from './calls.js';
 import { EVENT_STREAM, NDJSON, sendEvents, streamTypeOf, type StreamType } from './event-stream.js';
 import { operation, type Call, type Operation } from './operation.js';
 import { eventsOfNew, processEvent } from './process-events.js';
@@ -18,7 +19,7 @@ export const executeOperations: readonly Operation[] = [
     description:
       'A command that fails or times out is still a 200: see "outcome". With "Accept: application/x-ndjson" or ' +
       '"text/event-stream" the output is sent while it runs, as numbered events of which the last is "exit" or "error". ' +
-      'When the client hangs up, the command is ended; what is to outlive that is a process.',
+      'When the client hangs up, the command is ended, unless it has an "exec_id", by which it can be asked for again.',
     body: executeBody,
     answers: {
       200: {
@@ -31,7 +32,10 @@ export const executeOperations: readonly Operation[] = [
       const type = streamTypeOf(call.request);
       if (type !== undefined) return streamOutput(call, type);
       const { manager, id, body, response, signal } = call;
-      response.json(presentExec(await manager.exec(id, body.command, { ...toExecOptions(body), signal })));
+      // A command with an id is there to be asked for again when the connection is lost: it isn't ended then.
+      const ending = body.exec_id === undefined ? { signal } : {};
+      const result = manager.exec(id, body.command, { ...toExecOptions(body), ...ending });
+      response.json(presentExec(await abortable(result, signal)));
     },
   }),
 ];
@@ -47,7 +51,12 @@ async function streamOutput(call: ExecuteCall, type: StreamType): Promise<void> 
   }
   running.streams = true;
   const sandbox = await manager.get(id, { signal });
-  const named = execId === undefined ? {} : { id: execId };
-  await using process = await sandbox.spawn(body.command, { ...options, ...named, timeoutMs, text: true, signal });
-  await sendEvents(eventsOfNew(process, { signal }), { request, response, type, signal });
+  const named = execId === undefined ? { signal } : { id: execId };
+  const process = await sandbox.spawn(body.command, { ...options, ...named, timeoutMs, text: true });
+  try {
+    await sendEvents(eventsOfNew(process, { signal }), { request, response, type, signal });
+  } finally {
+    if (execId === undefined) await process[Symbol.asyncDispose]();
+    else process.detach();
+  }
 }

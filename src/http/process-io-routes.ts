@@ -164,6 +164,8 @@ async function writeInput(call: Call<z.output<typeof stdinQuery>, unknown>): Pro
   const { config, query, request, running, signal } = call;
   const upload = readUpload(request, { maxBytes: config.maxUploadBytes, idleMs: INPUT_IDLE_MS });
   running.streams = true;
+  const { state } = await findProcess(await call.manager.get(call.id, { signal }), call.pid);
+  if (state === 'exited') throw new SandyardError('wrong_state', `The process ${call.pid} has ended.`);
   await withInput(call, async (input) => {
     for await (const chunk of upload.chunks) await abortable(input.write(chunk), signal);
     if (query.close === true) await abortable(input.end(), signal);

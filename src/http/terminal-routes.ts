@@ -43,6 +43,10 @@ const terminalQuery = z
   .refine((query) => query.process === undefined || (query.command ?? query.workdir ?? query.user) === undefined, {
     path: ['process'],
     message: 'can not be combined with what a new process is started by',
+  })
+  .refine((query) => query.after === undefined || query.process !== undefined, {
+    path: ['after'],
+    message: 'needs "process": a new one has no output yet',
   });
 
 export const ticketAnswer = z

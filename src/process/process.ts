@@ -42,7 +42,7 @@ export interface ExecOptions extends CommandOptions {
   /** How much of stdout and of stderr is kept, each, from the beginning. Default: 1 MiB. */
   readonly maxOutputBytes?: number | undefined;
   /**
-   * 1 to 64 of `A-Za-z0-9_.-`. A command runs once per id: when it is repeated, because an answer was lost, the result is
+   * 1 to 64 of `A-Za-z0-9_.-`, not beginning with `.` or `-`. A command runs once per id: when it is repeated, because an answer was lost, the result is
    * that of the first. Default: none, it runs each time.
    */
   readonly execId?: string | undefined;
@@ -51,7 +51,7 @@ export interface ExecOptions extends CommandOptions {
 export interface SpawnOptions extends CommandOptions {
   /** Default: none, the command reads an end of file. `'pipe'` is no text here, but what `write()` of the handle sends. */
   readonly stdin?: Stdin | undefined;
-  /** 1 to 64 of `A-Za-z0-9_.-`. One that is in use, or remembered, starts nothing: see `existing`. Default: a new one. */
+  /** As an `execId`. One that is in use, or remembered, starts nothing: see `existing`. Default: a new one. */
   readonly id?: string | undefined;
   /** Gives it a terminal, of 24 rows and 80 columns unless told otherwise; all its output is then stdout. */
   readonly pty?: boolean | TerminalSize | undefined;

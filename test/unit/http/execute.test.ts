@@ -90,6 +90,18 @@ describe('execute, plain', () => {
     await expect(pending).rejects.toThrow();
     await until(() => app.stub.aborted.includes('exec'));
   });
+
+  test('a client that hangs up leaves one with an id to be asked for again', async () => {
+    await using app = await runApp();
+    app.stub.execGate = new Promise(() => {});
+    const client = new AbortController();
+    const body = JSON.stringify({ ...BODY, exec_id: 'mine' });
+    const pending = fetch(`${app.url}${EXECUTE}`, { method: 'POST', headers: JSON_TYPE, body, signal: client.signal });
+    await until(() => app.stub.calls.at(-1)?.call === 'exec');
+    client.abort();
+    await expect(pending).rejects.toThrow();
+    expect(app.stub.calls.at(-1)?.args[1]).not.toHaveProperty('signal');
+  });
 });
 
 describe('execute, streamed', () => {
