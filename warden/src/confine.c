@@ -43,7 +43,7 @@ static int drop_capabilities(void)
 	return (int)syscall(SYS_capset, &header, data);
 }
 
-/* Whether the engine has the kernel filter system calls, as Docker's own profile does. gVisor takes none from it. */
+/* Whether the engine has the kernel filter system calls, as Docker's own profile does. gVisor takes no filter from it. */
 static bool is_filtered(void)
 {
 	char text[4096];

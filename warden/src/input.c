@@ -125,7 +125,8 @@ static void keep(struct input *input, const uint8_t *data, uint32_t length)
 	input->length += length;
 }
 
-/* Whether the reader may append that much beyond what was read of what it has appended. */
+/* Whether the reader may append that much. What others have put before its own counts, too, so the bound is above what
+ * the protocol has for one. */
 static bool may_append(struct reader *reader, uint32_t length)
 {
 	const struct input *input = &reader->process->input;

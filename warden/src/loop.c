@@ -73,7 +73,7 @@ int watch_for(struct watch *watch, uint32_t events)
 	return 0;
 }
 
-/* Taken out explicitly, as a child between vfork and exec may still hold the descriptor open; and out of the round of
+/* Taken out explicitly, as a child between fork and exec may still hold the descriptor open; and out of the round of
  * events that is being handled, as the watch may be freed next. */
 void watch_stop(struct watch *watch)
 {

@@ -53,7 +53,8 @@ void output_close(struct output *output)
 	output->watch.fd = -1;
 }
 
-/* How far the oldest pieces may go: as far as all readers have come; with none, as far as any has, or all of it. */
+/* Up to which number pieces may be dropped for want of room: as far as all readers have come. With no reader: as far as
+ * any has, so that nothing is lost unread, or, with RUN_UNREAD, any of them. */
 static uint64_t droppable(const struct process *process)
 {
 	uint64_t seq = UINT64_MAX;

@@ -58,10 +58,10 @@ struct reader {
 	uint32_t stream, window;
 	uint64_t sent_seq, acked_seq;
 	uint32_t unacked;
-	/* The pieces that come after the two; NULL when there is none yet. */
+	/* The pieces after `sent_seq` and after `acked_seq`; NULL when there is none yet. */
 	struct piece *to_send, *to_ack;
 	uint64_t lost_first, lost_last;
-	/* Whether it was told that the process has started, or was there before; and when it is at the latest. */
+	/* Whether it knows that the process has started; whether that was there before; when it is told at the latest. */
 	bool told, existing;
 	struct timer tell;
 	bool exit_sent;
@@ -121,7 +121,7 @@ struct process {
 	struct waiter *waiters;
 	struct timer timeout, kill, drain, orphan;
 
-	/* Signals that it was sent by name, one bit each. */
+	/* What SIGNAL has sent it, one bit for each number. */
 	uint64_t sent_signals;
 	bool ending;
 	int64_t kill_at;
@@ -137,7 +137,7 @@ struct process {
 	bool ended;
 };
 
-/* Starts one, or finds the one that has this id. Returns an errno, and the stage at which it arose. */
+/* Starts one, whose id no other has. Returns 0, or an errno and the stage at which it arose. */
 int process_spawn(const struct spawn_request *request, struct process **process, enum stage *stage);
 struct process *process_find(struct text id);
 void process_each(void (*act)(struct process *process, void *context), void *context);
@@ -161,7 +161,7 @@ void process_remember(struct process *process);
 void process_kill(struct process *process, int signal, uint32_t grace_ms, enum outcome reason);
 /* Collects what has ended. Returns whether PID 1 has children left. */
 bool process_reap(void);
-/* An output has nothing more at present. */
+/* Outputs were read as far as they go now: it has ended when nothing more is to come. */
 void process_drained(struct process *process);
 enum outcome process_outcome(const struct process *process);
 void process_put_exit(struct process *process, struct out *out, uint32_t stream);

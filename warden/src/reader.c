@@ -36,7 +36,7 @@ void process_attach(struct process *process, struct reader *reader, uint64_t aft
 	reader->to_send = reader->to_ack = ring_after(ring, after);
 	reader->next = process->readers;
 	process->readers = reader;
-	/* It has all that comes before: which nobody else may ever tell. */
+	/* It has all that comes before, and this may be the only acknowledgement of it. */
 	if (after > process->acked_seq)
 		process->acked_seq = after;
 	timer_stop(&process->orphan);

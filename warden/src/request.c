@@ -58,6 +58,7 @@ static void attach_new(struct reader *reader, struct process *process)
 		tunnel_put_started(reader);
 }
 
+/* Returns what is wrong with it, or NULL. */
 static const char *is_startable(const struct spawn_request *request)
 {
 	if ((request->flags & SPAWN_BUILTIN) && builtin_find(request->argv[0]) == NULL)
@@ -247,7 +248,7 @@ static void handle_stdin(struct tunnel *tunnel, struct reader *reader, struct in
 	record_note_activity();
 }
 
-/* What concerns a stream that is open; on others it may have crossed with the end of it. */
+/* Acts on what concerns a stream that is open. Returns whether its payload is as it should be. */
 static bool handle_on_stream(struct tunnel *tunnel, uint8_t type, struct reader *reader, struct in *in)
 {
 	if (type == F_ACK) {
@@ -276,7 +277,7 @@ static bool handle_on_stream(struct tunnel *tunnel, uint8_t type, struct reader 
 	return in_done(in);
 }
 
-/* Whether the type is one, and its payload as it should be. */
+/* Acts on a request. Returns whether there is such a type, and its payload is as it should be. */
 static bool dispatch(struct tunnel *tunnel, uint8_t type, uint32_t stream, struct in *in)
 {
 	struct out *out;

@@ -142,9 +142,9 @@ static int set_limits(const struct spawn_request *request)
 	if (nofile != RLIM_INFINITY && setrlimit(RLIMIT_NOFILE, &(struct rlimit){ nofile, nofile }) < 0)
 		return -1;
 	for (uint32_t i = 0; i < request->limit_count; i++) {
-		/* The C library's type for the first argument depends on the language. */
 		const struct limit *limit = &request->limits[i];
 
+		/* The C library's type for the first argument depends on the language. */
 		if (setrlimit((__rlimit_resource_t)limit->resource, &limit->value) < 0)
 			return -1;
 	}
@@ -154,7 +154,6 @@ static int set_limits(const struct spawn_request *request)
 static void make_likely_victim(void)
 {
 	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
 	ssize_t written;
 
 	if (fd < 0)
@@ -240,7 +239,7 @@ static int execute(const struct spawn_request *request)
 	}
 }
 
-/* In the child. Returns only when it failed. */
+/* In the child. Returns the stage that failed; of a built-in operation STAGE_PROGRAM, which is still to come. */
 static enum stage become(const struct spawn_request *request, const struct ends *ends, gid_t mark)
 {
 	make_likely_victim();
@@ -268,7 +267,8 @@ static int count(char **list)
 	return length;
 }
 
-/* What else is open isn't closed by running a program, and would keep other processes' input from ending. */
+/* A built-in operation runs no program, by which this would be closed. Left open, it would keep other processes' input
+ * from ending. */
 static void close_the_rest(void)
 {
 	DIR *open_here;

@@ -1,4 +1,4 @@
-/* Tunnels: the byte streams to the managers, their frames, and what is to be sent on them. */
+/* Tunnels: the byte streams to the managers, and the frames on them. */
 #ifndef TUNNEL_H
 #define TUNNEL_H
 
@@ -14,7 +14,7 @@ struct tunnel {
 	struct watch keeper;
 	struct timer silence;
 	bool closed, dirty;
-	/* Set to say why before it ends. */
+	/* After a fault: nothing more is read, and it ends when FAULT is sent. */
 	bool ends;
 	uint8_t *received;
 	size_t received_length;
@@ -41,20 +41,27 @@ void tunnels_settle(void);
 /* Gives back the buffers that are empty. */
 void tunnels_rest(void);
 
-/* Has the reader looked at for what it has to send. */
-void tunnel_queue(struct reader *reader);
-/* The buffer for answers. */
-struct out *tunnel_answer(struct tunnel *tunnel);
-/* Tells a reader that the process has started, unless it knows. */
-void tunnel_put_started(struct reader *reader);
-void tunnel_put_stdin_ack(struct reader *reader);
-void tunnel_put_error(struct tunnel *tunnel, uint32_t stream, int error, enum stage stage, const char *text);
-void tunnel_put_done(struct tunnel *tunnel, uint32_t stream);
 /* Ends a stream. */
 void tunnel_remove_reader(struct reader *reader);
 struct reader *tunnel_reader(const struct tunnel *tunnel, uint32_t stream);
+
+/* send.c */
+
+/* The buffer for answers. */
+struct out *tunnel_answer(struct tunnel *tunnel);
+void tunnel_put_done(struct tunnel *tunnel, uint32_t stream);
+void tunnel_put_error(struct tunnel *tunnel, uint32_t stream, int error, enum stage stage, const char *text);
+/* Tells a reader that the process has started, unless it knows. */
+void tunnel_put_started(struct reader *reader);
+void tunnel_put_stdin_ack(struct reader *reader);
 /* A fault of the other side: says so, and ends the tunnel. */
 void tunnel_fault(struct tunnel *tunnel, const char *text);
+/* Has the reader looked at for what it has to send. */
+void tunnel_queue(struct reader *reader);
+/* Writes what there is to send, as far as it goes without waiting. */
+void tunnel_flush(struct tunnel *tunnel);
+/* Gives back the buffers that are empty and larger than this. */
+void tunnel_trim(struct tunnel *tunnel, size_t most);
 
 /* request.c: acts on one frame. */
 void request_handle(struct tunnel *tunnel, uint8_t type, uint32_t stream, const uint8_t *payload, size_t length);

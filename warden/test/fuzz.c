@@ -12,69 +12,20 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../src/builtin/builtin.h"
-#include "../src/init.h"
 #include "../src/mark.h"
-#include "../src/record.h"
 #include "../src/tunnel.h"
 
 #define IDS 6
 
-unsigned char boot_id[BOOT_ID_BYTES];
 static uint64_t state;
 static unsigned long frames, tunnels;
-
-/* What is not under test: processes get pipes and a child that prints a little; nobody else gets a signal. */
-
-void init_end(int code)
-{
-	(void)code;
-}
-
-static int no_operation(int argc, char **argv)
-{
-	(void)argv;
-	return argc;
-}
-
-builtin_run *builtin_find(const char *name)
-{
-	return *name == 'b' ? no_operation : NULL;
-}
-
-int record_set(uint64_t version, int64_t lease_ms, int64_t idle_ms, const struct text *blob)
-{
-	return version == 1 && lease_ms >= KEEP && idle_ms >= KEEP && (!blob || blob->length <= BLOB_MAX) ? 0 : EAGAIN;
-}
-
-void record_put(struct out *out, uint32_t stream)
-{
-	frame_end(out, frame_begin(out, F_RECORD_IS, stream));
-}
-
-void record_note_activity(void)
-{
-}
-
-int mark_signal(gid_t mark, int signal)
-{
-	(void)mark;
-	(void)signal;
-	return 0;
-}
 
 bool mark_left(gid_t mark, bool (*is_main)(pid_t pid))
 {
 	return is_main((pid_t)mark);
 }
 
-void spawn_resize(struct process *process, uint16_t rows, uint16_t columns)
-{
-	(void)process;
-	(void)rows;
-	(void)columns;
-}
-
+/* Processes get pipes and a child that prints a little. */
 int spawn_start(struct process *process, const struct spawn_request *request, enum stage *stage)
 {
 	int input[2], output[2];

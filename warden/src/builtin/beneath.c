@@ -77,7 +77,7 @@ static int enter(int dir, const char *name)
 	return -1;
 }
 
-/* Opens the directory at a clean path below the root, one name at a time. */
+/* One name at a time: O_NOFOLLOW is only about the last. */
 int beneath_open(char *path)
 {
 	int fd = root;
@@ -105,7 +105,6 @@ int beneath_open(char *path)
 	return fd;
 }
 
-/* The directory of a clean path, held open until another is asked for, and the name in it. */
 int beneath_above(char *path, const char **name)
 {
 	char *slash = strrchr(path, '/');

@@ -13,7 +13,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-
 /* What is to be packed under a name of the archive's. */
 struct source {
 	int dir;

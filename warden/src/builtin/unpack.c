@@ -165,7 +165,7 @@ static int put_hard_link(struct tar_member *member, int dir, const char *name)
 {
 	const char *target;
 	int from, error;
-	/* What is open would be closed for another directory. */
+	/* `dir` may be closed when the directory of the target is asked for. */
 	int kept = dup(dir);
 
 	if (kept < 0)

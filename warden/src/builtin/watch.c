@@ -65,7 +65,7 @@ static void moved_here(bool is_directory, const char *path)
 
 static void renamed(bool is_directory, const char *from, const char *to)
 {
-	/* So the library itself writes to a file that is there. */
+	/* So the operation `write` replaces a file that is there. */
 	if (is_temporary(from)) {
 		tell(WRITE, false, to, NULL);
 		return;
