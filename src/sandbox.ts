@@ -6,7 +6,7 @@ import type { Duplex } from 'node:stream';
 import { extractArchive, extractFile, findSource, packDirectory, type CopyResult } from './archive/archive.js';
 import type { Limits } from './config.js';
 import type { SandboxConnections } from './connections.js';
-import type { ContainerDetails, ContainerState, Engine } from './engine/engine.js';
+import type { CallOptions, ContainerDetails, ContainerState, Engine } from './engine/engine.js';
 import { isSandyardError, SandyardError, type ErrorCode } from './errors.js';
 import { SandboxFiles } from './files/files.js';
 import { giveUpOn } from './process/giving-up.js';
@@ -26,6 +26,8 @@ import { toRecord, type KnownLeases, type SandboxRecord } from './record.js';
 import type { HeldChannel, ProcessTarget } from './process/remote-run.js';
 import type { SandboxProcess } from './process/sandbox-process.js';
 import { fields, parseInput, renewOptionsSchema } from './schemas.js';
+
+export type { CallOptions };
 
 const COPY_MAX_BYTES = 16 * 1024 ** 3;
 const COPY_MAX_ENTRIES = 1_000_000;
@@ -75,10 +77,6 @@ export interface SandboxStats {
   /** How often the kernel has killed something in it for want of memory. */
   readonly oomKills: number;
   readonly at: Date;
-}
-
-export interface CallOptions {
-  readonly signal?: AbortSignal | undefined;
 }
 
 export interface CopyOptions extends CallOptions {

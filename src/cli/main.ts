@@ -1,6 +1,5 @@
 #!/usr/bin/env node
-import { readFileSync } from 'node:fs';
-
+import { packageVersion } from '../version.js';
 import type { Context, InterruptSignal } from './context.js';
 import { EXIT_CODES } from './exit-codes.js';
 import { formatError } from './error-report.js';
@@ -46,9 +45,4 @@ if (code !== undefined) process.exit(code);
 function onUncaught(error: unknown): void {
   process.stderr.write(formatError(error, { json: false, debug: process.argv.includes('--debug') }));
   process.exit(EXIT_CODES.ours);
-}
-
-function packageVersion(): string {
-  const file = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(file) as { version: string }).version;
 }

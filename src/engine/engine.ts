@@ -7,7 +7,7 @@ import type { Duplex } from 'node:stream';
  */
 
 export interface CallOptions {
-  /** Gives up waiting. What the engine has begun by then may still come about. */
+  /** Gives up, with `aborted`. What the engine has begun by then may still come about. */
   readonly signal?: AbortSignal | undefined;
 }
 

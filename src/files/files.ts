@@ -2,6 +2,7 @@ import type { Readable } from 'node:stream';
 import { z } from 'zod';
 
 import { Builtin, runBuiltin, type BuiltinCall } from './builtin.js';
+import type { CallOptions } from '../engine/engine.js';
 import { SandyardError } from '../errors.js';
 import { notRecord, RecordReader, toFileInfo, type FileEvent, type FileInfo } from './file-entries.js';
 import { outsideTarget, preconditionFailed, type FileFailure } from './file-errors.js';
@@ -16,10 +17,6 @@ const READ_MAX_BYTES = 64 * 1024 * 1024;
 const LIST_MAX_BYTES = 64 * 1024 * 1024;
 const LIST_MAX_ENTRIES = 1_000_000;
 const DIRECTORY_MODE = 0o755;
-
-interface CallOptions {
-  readonly signal?: AbortSignal | undefined;
-}
 
 export interface OpenOptions extends CallOptions {
   /** Where to begin; below zero, that many bytes before the end. Default: 0. */

@@ -5,13 +5,13 @@ import type { z } from 'zod';
 import { SandyardError } from '../errors.js';
 import { readUpload } from './body.js';
 import { sendBytes, setDownload } from './download.js';
-import { DONE, FILE_BASE, FILE_ERRORS, pathQuery, WRITE_ERRORS } from './file-routes.js';
-import { operation, type Call, type Operation } from './operation.js';
+import { FILE_BASE, FILE_ERRORS, pathQuery, WRITE_ERRORS } from './file-routes.js';
+import { BYTES, DONE, operation, type Call, type Operation } from './operation.js';
 
 const ARCHIVE = '/api/sandboxes/{id}/archive';
 const TAR = 'application/x-tar';
 /** What clients call a tar, or send when they don't know; a compressed one isn't among them. */
-const TAR_TYPES: ReadonlySet<string> = new Set([TAR, 'application/tar', 'application/octet-stream']);
+const TAR_TYPES: ReadonlySet<string> = new Set([TAR, 'application/tar', BYTES]);
 
 export const archiveOperations: readonly Operation[] = [
   operation({

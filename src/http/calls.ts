@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 import { SandyardError } from '../errors.js';
 
@@ -93,6 +94,17 @@ export function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<
       },
     );
   });
+}
+
+/** Whether it settled within that time. Throws what it throws in that time. */
+export async function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
+  const timeUp = new AbortController();
+  const { signal } = timeUp;
+  try {
+    return await Promise.race([promise.then(() => true), sleep(ms, false, { signal })]);
+  } finally {
+    timeUp.abort();
+  }
 }
 
 /**

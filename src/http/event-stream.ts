@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import type { Request, Response } from 'express';
 
-import { abortable } from './calls.js';
+import { abortable, within } from './calls.js';
 import { toProblem, type Problem } from './problem.js';
 import { requestIdOf } from './request-log.js';
 
@@ -47,7 +47,7 @@ export interface StreamTarget {
 export async function sendEvents(events: AsyncGenerator<StreamEvent>, target: StreamTarget): Promise<void> {
   const { response, signal, type, peekMs } = target;
   let pending = events.next();
-  if (peekMs !== undefined) await settledWithin(pending, peekMs);
+  if (peekMs !== undefined) await within(peekMs, pending);
   begin(response, type);
   const stopHeartbeat = startHeartbeat(response, type);
   try {
@@ -96,17 +96,4 @@ function format(event: StreamEvent, type: StreamType): string {
 
 function problemOf(error: unknown, { request }: StreamTarget): Problem {
   return toProblem(error, { instance: request.path, requestId: requestIdOf(request) });
-}
-
-/** Waits for the promise, but no longer than that. Throws what it throws in that time. */
-async function settledWithin(promise: Promise<unknown>, ms: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const timeUp = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, ms);
-  });
-  try {
-    await Promise.race([promise, timeUp]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

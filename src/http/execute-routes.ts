@@ -1,11 +1,13 @@
 import type { z } from 'zod';
 
 import { SandyardError } from '../errors.js';
+import { execAnswer } from '../wire/answers.js';
+import { presentExec } from '../wire/presenters.js';
 import { abortable } from './calls.js';
 import { EVENT_STREAM, NDJSON, sendEvents, streamTypeOf, type StreamType } from './event-stream.js';
 import { operation, type Call, type Operation } from './operation.js';
 import { eventsOfNew, processEvent } from './process-events.js';
-import { execAnswer, executeBody, presentExec, toExecOptions } from './wire-processes.js';
+import { executeBody, toExecOptions } from './process-requests.js';
 
 type ExecuteCall = Call<unknown, z.output<typeof executeBody>>;
 

@@ -16,23 +16,21 @@ import {
   type ByteRange,
 } from './conditions.js';
 import { sendBytes, setDownload } from './download.js';
-import { operation, type Call, type Operation } from './operation.js';
-import { defined, flag, octalMode } from './wire-fields.js';
+import { BYTES, DONE, operation, type Call, type Operation } from './operation.js';
+import { defined, octalMode, queryFlag } from './request-fields.js';
 
 export const FILES = '/api/sandboxes/{id}/files';
-const BYTES = 'application/octet-stream';
 const ETAG = { ETag: 'Stands for this version of the file; for If-Match, If-None-Match and If-Range.' };
 
 export const pathQuery = z.strictObject({ path: fields.path });
 const writeQuery = pathQuery.extend({ mode: octalMode.optional() });
 const removeQuery = pathQuery.extend({
-  recursive: flag.describe('Whether a directory goes with all that is in it.').optional(),
+  recursive: queryFlag('Whether a directory goes with all that is in it.'),
 });
 
 export const FILE_BASE = { tag: 'Files', description: "Acts with the sandbox user's rights." } as const;
 export const FILE_ERRORS = ['wrong_state', 'file_not_found', 'not_a_directory', 'permission_denied'] as const;
 export const WRITE_ERRORS = [...FILE_ERRORS, 'is_a_directory', 'payload_too_large', 'out_of_disk'] as const;
-export const DONE = { description: 'Done.' };
 
 /** The content of files; the tree that they are in is in `tree-routes.ts`. */
 export const fileOperations: readonly Operation[] = [

@@ -2,23 +2,25 @@ import { z } from 'zod';
 
 import { describeError, type ErrorCode } from '../errors.js';
 import { fields } from '../schemas.js';
+import {
+  execAnswer,
+  exitAnswer,
+  fileAnswer,
+  fileListAnswer,
+  processAnswer,
+  processListAnswer,
+  sandboxAnswer,
+  sandboxListAnswer,
+  statsAnswer,
+} from '../wire/answers.js';
+import { watchEvent } from './file-events.js';
+import { chmodBody, makeDirBody, renameBody } from './file-requests.js';
 import type { Answer, Operation } from './operation.js';
 import { PROBLEM_TYPE, problemAnswer } from './problem.js';
 import { processEvent } from './process-events.js';
+import { executeBody, killBody, processBody, signalBody, sizeBody } from './process-requests.js';
+import { createBody, renewBody, stopBody } from './sandbox-requests.js';
 import { ticketAnswer } from './terminal-routes.js';
-import { chmodBody, fileAnswer, fileListAnswer, makeDirBody, renameBody, watchEvent } from './wire-files.js';
-import {
-  execAnswer,
-  executeBody,
-  exitAnswer,
-  killBody,
-  processAnswer,
-  processBody,
-  processListAnswer,
-  signalBody,
-  sizeBody,
-} from './wire-processes.js';
-import { createBody, renewBody, sandboxAnswer, sandboxListAnswer, statsAnswer, stopBody } from './wire-sandboxes.js';
 
 type Json = Record<string, unknown>;
 

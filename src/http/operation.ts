@@ -46,6 +46,11 @@ export interface Answer {
   readonly headers?: Readonly<Record<string, string>>;
 }
 
+/** The media type of bytes as they are. */
+export const BYTES = 'application/octet-stream';
+/** The answer of what has nothing to tell. */
+export const DONE: Answer = { description: 'Done.' };
+
 interface Description {
   readonly method: 'get' | 'post' | 'put' | 'delete';
   /** As OpenAPI writes it: `/api/sandboxes/{id}`. */

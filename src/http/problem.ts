@@ -2,7 +2,7 @@ import type { Request, Response } from 'express';
 import { z } from 'zod';
 
 import { describeError, ERROR_CODES, isSandyardError, SandyardError } from '../errors.js';
-import { requestIdOf } from './request-log.js';
+import { pathOf, requestIdOf } from './request-log.js';
 
 /*
  * The one place where an error becomes what a REST client sees: a problem document (RFC 9457) with our stable code, a
@@ -60,8 +60,7 @@ export function answerProblem(
   error: unknown,
   { request, response, status }: { request: Request; response: Response; status?: number },
 ): void {
-  const instance = request.originalUrl.split('?', 1)[0] ?? '/';
-  const problem = toProblem(error, { instance, requestId: requestIdOf(request) });
+  const problem = toProblem(error, { instance: pathOf(request), requestId: requestIdOf(request) });
   if (status !== undefined) problem.status = status;
   const retryAfter = retryAfterSeconds(problem.status);
   if (retryAfter !== undefined) response.set('Retry-After', String(retryAfter));

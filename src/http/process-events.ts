@@ -2,9 +2,10 @@ import { isUtf8 } from 'node:buffer';
 import { z } from 'zod';
 
 import type { ProcessOutput, SandboxProcess } from '../index.js';
+import { exitAnswer } from '../wire/answers.js';
+import { presentExit } from '../wire/presenters.js';
 import type { StreamEvent } from './event-stream.js';
 import { problemAnswer } from './problem.js';
-import { exitAnswer, presentExit } from './wire-processes.js';
 
 /*
  * What a process prints, as events: each piece of its output is one, under the number that the sandbox gave it, by which

@@ -5,15 +5,13 @@ import type { SandboxProcess } from '../index.js';
 import { readUpload } from './body.js';
 import { abortable } from './calls.js';
 import { EVENT_STREAM, NDJSON, sendEvents, streamTypeOf } from './event-stream.js';
-import { operation, type Call, type Operation } from './operation.js';
+import { BYTES, DONE, operation, type Call, type Operation } from './operation.js';
 import type { ProcessInput } from './process-inputs.js';
 import { eventsAfter, eventsBetween, processEvent } from './process-events.js';
 import { findProcess, PROCESS } from './process-routes.js';
-import { defined, flag } from './wire-fields.js';
-import { killBody, signalBody, sizeBody } from './wire-processes.js';
+import { killBody, signalBody, sizeBody } from './process-requests.js';
+import { defined, queryFlag, queryInteger } from './request-fields.js';
 
-const BYTES = 'application/octet-stream';
-const DONE = { description: 'Done.' };
 const BASE = { tag: 'Commands' } as const;
 /** That what was asked for is lost is known as soon as the sandbox answers; then it is still a proper answer. */
 const PEEK_MS = 250;
@@ -21,17 +19,12 @@ const PEEK_MS = 250;
 const INPUT_IDLE_MS = 600_000;
 
 const outputQuery = z.strictObject({
-  after: z.coerce
-    .number()
-    .int()
-    .min(0)
-    .describe('Goes on after the piece of this number; 0 is the beginning.')
-    .optional(),
-  follow: flag.describe('Whether to wait for what it will print; true unless given.').optional(),
+  after: queryInteger({ min: 0 }, 'Goes on after the piece of this number; 0 is the beginning.'),
+  follow: queryFlag('Whether to wait for what it will print; true unless given.'),
 });
 
 const stdinQuery = z.strictObject({
-  close: flag.describe('Whether the process then reads an end of file; false unless given.').optional(),
+  close: queryFlag('Whether the process then reads an end of file; false unless given.'),
 });
 
 export const processIoOperations: readonly Operation[] = [

@@ -2,20 +2,13 @@ import { z } from 'zod';
 
 import { isSandyardError, SandyardError } from '../errors.js';
 import type { ProcessInfo, Sandbox, SandboxProcess } from '../index.js';
+import { exitAnswer, processAnswer, processListAnswer } from '../wire/answers.js';
+import { presentExit, presentProcess } from '../wire/presenters.js';
 import { abortable, startDetached } from './calls.js';
 import { operation, type Call, type Operation } from './operation.js';
-import { toMs } from './wire-fields.js';
 import type { ProcessInput } from './process-inputs.js';
-import {
-  exitAnswer,
-  presentExit,
-  presentProcess,
-  processAnswer,
-  processBody,
-  processListAnswer,
-  toSpawnOptions,
-  type ProcessBody,
-} from './wire-processes.js';
+import { processBody, toSpawnOptions, type ProcessBody } from './process-requests.js';
+import { toMs } from './request-fields.js';
 
 const PROCESSES = '/api/sandboxes/{id}/processes';
 export const PROCESS = `${PROCESSES}/{pid}`;

@@ -37,7 +37,7 @@ export function requestIdOf(request: IncomingMessage): string {
 }
 
 /** As the client sent it; routers change `url` while they work. */
-function pathOf(request: IncomingMessage): string {
+export function pathOf(request: IncomingMessage): string {
   const url = 'originalUrl' in request ? String(request.originalUrl) : (request.url ?? '');
   return url.split('?', 1)[0] ?? '';
 }

@@ -1,18 +1,8 @@
+import { sandboxAnswer, sandboxListAnswer, statsAnswer } from '../wire/answers.js';
+import { presentSandbox, presentStats } from '../wire/presenters.js';
 import { operation, type Operation } from './operation.js';
-import { defined } from './wire-fields.js';
-import {
-  createBody,
-  listQuery,
-  presentSandbox,
-  presentStats,
-  renewBody,
-  sandboxAnswer,
-  sandboxListAnswer,
-  statsAnswer,
-  stopBody,
-  toCreateOptions,
-  toListOptions,
-} from './wire-sandboxes.js';
+import { defined } from './request-fields.js';
+import { createBody, listQuery, renewBody, stopBody, toCreateOptions, toListOptions } from './sandbox-requests.js';
 
 const ONE = { description: 'The sandbox.', content: { 'application/json': sandboxAnswer } };
 

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -8,9 +7,10 @@ import { isLoopback, type ServiceConfig } from '../config.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { SandboxManager } from '../index.js';
 import { createLog } from '../log.js';
+import { packageVersion } from '../version.js';
 import { createApp } from './app.js';
 import { formatBanner } from './banner.js';
-import { Calls } from './calls.js';
+import { Calls, within } from './calls.js';
 import { answerClientErrors } from './client-errors.js';
 import { WebSockets } from './web-sockets.js';
 
@@ -134,17 +134,6 @@ async function keepOpening(
   }
 }
 
-/** Whether it settled within that time. Throws what it throws in that time. */
-async function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
-  const timeUp = new AbortController();
-  const { signal } = timeUp;
-  try {
-    return await Promise.race([promise.then(() => true), sleep(ms, false, { signal })]);
-  } finally {
-    timeUp.abort();
-  }
-}
-
 async function closeServer(server: Server, calls: Calls): Promise<void> {
   const ended = new Promise<void>((resolve) => server.close(() => resolve()));
   calls.drain();
@@ -181,9 +170,4 @@ function urlOf(server: Server, host: string): string {
   const { port } = server.address() as AddressInfo;
   const name = isLoopback(host) ? host : '127.0.0.1';
   return `http://${name.includes(':') && !name.startsWith('[') ? `[${name}]` : name}:${port}`;
-}
-
-function packageVersion(): string {
-  const file = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(file) as { version: string }).version;
 }

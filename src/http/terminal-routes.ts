@@ -3,17 +3,18 @@ import { z } from 'zod';
 import { isSandyardError, SandyardError } from '../errors.js';
 import type { Sandbox, SandboxProcess } from '../index.js';
 import { fields } from '../schemas.js';
+import { time } from '../wire/answers.js';
 import { startDetached } from './calls.js';
 import { answerProblem, PROBLEM_TYPE, problemAnswer } from './problem.js';
 import { operation, type Call, type Operation } from './operation.js';
 import { notATerminal } from './process-io-routes.js';
 import { findProcess } from './process-routes.js';
+import { defined, queryFlag, queryInteger } from './request-fields.js';
 import { serveTerminal } from './terminal.js';
-import { defined, flag, time } from './wire-fields.js';
 
 const TERMINAL = '/api/sandboxes/{id}/terminal';
 
-const side = z.coerce.number().int().min(1).max(65_535);
+const side = queryInteger({ min: 1, max: 65_535 });
 
 const terminalQuery = z
   .strictObject({
@@ -27,17 +28,15 @@ const terminalQuery = z
         'What to start: once for a /bin/sh -c, several times for a program and its arguments; a shell unless given.',
       )
       .optional(),
-    rows: side.optional(),
-    columns: side.optional(),
+    rows: side,
+    columns: side,
     workdir: fields.path.optional(),
     user: fields.user.optional(),
-    after: z.coerce
-      .number()
-      .int()
-      .min(0)
-      .describe('With "process": goes on after the piece of output of this number; with all that is kept unless given.')
-      .optional(),
-    kill_on_close: flag.describe('Whether the process ends with the connection; false unless given.').optional(),
+    after: queryInteger(
+      { min: 0 },
+      'With "process": goes on after the piece of output of this number; with all that is kept unless given.',
+    ),
+    kill_on_close: queryFlag('Whether the process ends with the connection; false unless given.'),
     ticket: z.string().max(64).describe('Admission in place of the Authorization header.').optional(),
   })
   .refine((query) => query.process === undefined || (query.command ?? query.workdir ?? query.user) === undefined, {

@@ -4,8 +4,8 @@ import { z } from 'zod';
 import { isSandyardError, SandyardError, type ErrorCode } from '../errors.js';
 import type { SandboxProcess } from '../index.js';
 import { fields } from '../schemas.js';
+import { presentExit } from '../wire/presenters.js';
 import type { ProcessInput } from './process-inputs.js';
-import { presentExit } from './wire-processes.js';
 
 /*
  * A terminal over a WebSocket. Binary messages are what the process prints and reads; text messages are JSON and steer.

@@ -1,29 +1,22 @@
-import { z } from 'zod';
+import type { z } from 'zod';
 
-import type { FileEvent } from '../index.js';
-import { EVENT_STREAM, NDJSON, sendEvents, streamTypeOf, type StreamEvent } from './event-stream.js';
-import { DONE, FILE_BASE, FILE_ERRORS, FILES, pathQuery } from './file-routes.js';
-import { operation, type Call, type Operation } from './operation.js';
-import { defined, flag } from './wire-fields.js';
-import {
-  chmodBody,
-  fileAnswer,
-  fileListAnswer,
-  makeDirBody,
-  presentChange,
-  presentFile,
-  renameBody,
-  watchEvent,
-} from './wire-files.js';
+import { fileAnswer, fileListAnswer } from '../wire/answers.js';
+import { presentFile } from '../wire/presenters.js';
+import { EVENT_STREAM, NDJSON, sendEvents, streamTypeOf } from './event-stream.js';
+import { eventsOf, watchEvent } from './file-events.js';
+import { chmodBody, makeDirBody, renameBody } from './file-requests.js';
+import { FILE_BASE, FILE_ERRORS, FILES, pathQuery } from './file-routes.js';
+import { DONE, operation, type Call, type Operation } from './operation.js';
+import { defined, queryFlag, queryInteger } from './request-fields.js';
 
 const listQuery = pathQuery.extend({
-  depth: z.coerce.number().int().min(1).max(64).describe('How many levels; 1 unless given.').optional(),
+  depth: queryInteger({ min: 1, max: 64 }, 'How many levels; 1 unless given.'),
 });
 const statQuery = pathQuery.extend({
-  follow: flag.describe('Whether to describe what a link leads to, not the link; false unless given.').optional(),
+  follow: queryFlag('Whether to describe what a link leads to, not the link; false unless given.'),
 });
 const watchQuery = pathQuery.extend({
-  recursive: flag.describe('Whether to watch all that is below, too; false unless given.').optional(),
+  recursive: queryFlag('Whether to watch all that is below, too; false unless given.'),
 });
 
 /** Directories, names and modes; the content of files is in `file-routes.ts`. */
@@ -126,10 +119,4 @@ async function watch(call: Call<z.output<typeof watchQuery>, unknown>): Promise<
   running.streams = true;
   const type = streamTypeOf(request) ?? EVENT_STREAM;
   await sendEvents(eventsOf(changes), { request, response, type, signal });
-}
-
-async function* eventsOf(changes: AsyncIterable<FileEvent>): AsyncGenerator<StreamEvent> {
-  let seq = 1;
-  yield { type: 'ready', seq };
-  for await (const change of changes) yield { ...presentChange(change), seq: (seq += 1) };
 }

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 
 import type { Cli } from '../cli.js';
 import { addCreateFlags, toCreateOptions, type CreateFlags } from '../flags.js';
-import { presentSandbox } from '../present.js';
+import { presentSandbox } from '../../wire/presenters.js';
 
 const EXAMPLES = `
 Examples:

@@ -4,7 +4,7 @@ import type { Cli } from '../cli.js';
 import type { ListOptions, SandboxInfo } from '../../index.js';
 import { listSandboxes } from '../listed-sandboxes.js';
 import { formatTable, formatTime } from '../output.js';
-import { presentSandbox } from '../present.js';
+import { presentSandbox } from '../../wire/presenters.js';
 
 const EXAMPLES = `
 Examples:

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { Cli } from '../cli.js';
 import type { ProcessInfo } from '../../index.js';
 import { formatTable, formatTime } from '../output.js';
-import { presentProcess } from '../present.js';
+import { presentProcess } from '../../wire/presenters.js';
 
 const EXAMPLES = `
 Examples:

@@ -7,7 +7,7 @@ import { inBatches } from '../in-batches.js';
 import type { SandboxStats } from '../../index.js';
 import { listSandboxes } from '../listed-sandboxes.js';
 import { formatBytes, formatTable } from '../output.js';
-import { presentStats } from '../present.js';
+import { presentStats } from '../../wire/presenters.js';
 
 const EXAMPLES = `
 Examples:

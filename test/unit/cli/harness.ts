@@ -256,7 +256,7 @@ export async function until(condition: () => boolean): Promise<void> {
   if (!condition()) throw new Error('It did not come true in a second.');
 }
 
-export function makeInfo(id: string): SandboxInfo {
+function makeInfo(id: string): SandboxInfo {
   return {
     id,
     name: `sandyard-${id}`,

@@ -1,15 +1,11 @@
 import { z } from 'zod';
 
 /*
- * What goes over the wire: snake_case, seconds, ISO times, octal modes. In the `wire-` files each request schema has the
- * mapping to the library's options beside it, and each answer schema its presenter. The OpenAPI document is generated
- * from these same schemas.
+ * What clients ask with, in the same words and units as the answers in `wire/`. In the `-requests` files each schema has
+ * the mapping to the library's options beside it. The OpenAPI document is generated from these same schemas.
  */
 
 export const MAX_SECONDS = 366 * 86_400;
-
-export const time = z.iso.datetime();
-export const count = z.int().min(0);
 
 /** Any length of time that a command may have. */
 export const seconds = z
@@ -27,7 +23,20 @@ export const graceSeconds = z
   .describe('Seconds between asking (SIGTERM or your signal) and SIGKILL; 2 unless given.');
 
 /** A yes or no in a query. */
-export const flag = z.enum(['true', 'false']).transform((value) => value === 'true');
+export function queryFlag(description: string) {
+  return z
+    .enum(['true', 'false'])
+    .transform((value) => value === 'true')
+    .describe(description)
+    .optional();
+}
+
+/** A whole number in a query. */
+export function queryInteger({ min, max }: { min: number; max?: number }, description?: string) {
+  const atLeast = z.coerce.number().int().min(min);
+  const bounded = max === undefined ? atLeast : atLeast.max(max);
+  return (description === undefined ? bounded : bounded.describe(description)).optional();
+}
 
 export const octalMode = z
   .string()
@@ -37,11 +46,6 @@ export const octalMode = z
 
 export function toMs(value: number): number {
   return Math.round(value * 1000);
-}
-
-/** To the microsecond: what dividing leaves below that is noise. */
-export function toSeconds(ms: number): number {
-  return Math.round(ms * 1000) / 1e6;
 }
 
 /** Without the keys that have no value: what isn't given is absent in the library's options, not `undefined`. */

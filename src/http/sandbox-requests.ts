@@ -1,0 +1,75 @@
+import { z } from 'zod';
+
+import type { CreateOptions, ListOptions } from '../index.js';
+import { fields } from '../schemas.js';
+import { defined, graceSeconds, MAX_SECONDS, queryInteger, toMs } from './request-fields.js';
+
+const leaseSeconds = z
+  .number()
+  .min(1, 'must be at least 1 second')
+  .max(MAX_SECONDS, 'must be a year at most')
+  .transform(toMs);
+
+export const createBody = z
+  .strictObject({
+    project_name: fields.projectName.optional(),
+    memory_limit: fields.memoryLimit.optional(),
+    cpu_limit: fields.cpuLimit.optional(),
+    pids_limit: fields.pidsLimit.optional(),
+    nofile_limit: fields.nofileLimit.optional(),
+    image: fields.image.optional(),
+    env: fields.env.optional(),
+    network: fields.network.optional(),
+    timeout: leaseSeconds.describe('Lease in seconds: it is removed when it has run out.').optional(),
+    idle_timeout: leaseSeconds.describe('It is removed when nothing was done in it for so many seconds.').optional(),
+    metadata: fields.metadata.optional(),
+    labels: fields.labels.optional(),
+    workdir: fields.path.describe('Where commands run unless they say otherwise.').optional(),
+    user: fields.user.optional(),
+    runtime: fields.runtime.optional(),
+  })
+  .describe('What a sandbox is made of. All of it is optional.');
+
+export function toCreateOptions(body: z.output<typeof createBody>): CreateOptions {
+  return defined({
+    projectName: body.project_name,
+    memoryLimit: body.memory_limit,
+    cpuLimit: body.cpu_limit,
+    pidsLimit: body.pids_limit,
+    nofileLimit: body.nofile_limit,
+    image: body.image,
+    env: body.env,
+    network: body.network,
+    ttlMs: body.timeout,
+    idleTimeoutMs: body.idle_timeout,
+    metadata: body.metadata,
+    labels: body.labels,
+    workdir: body.workdir,
+    user: body.user,
+    runtime: body.runtime,
+  });
+}
+
+export const renewBody = z
+  .strictObject({ timeout: leaseSeconds.describe('The new lease in seconds, from now on.').optional() })
+  .describe('For how long; without "timeout", as long as the lease was at first.');
+
+export const stopBody = z
+  .strictObject({ grace: graceSeconds.optional() })
+  .describe('How long what runs in it may take to end.');
+
+export const listQuery = z.strictObject({
+  state: fields.state.optional(),
+  project_name: fields.projectName.optional(),
+  limit: queryInteger({ min: 1, max: 1000 }, 'How many at most; 100 unless given.'),
+  cursor: z.string().max(256).describe('The "cursor" of the page before.').optional(),
+});
+
+export function toListOptions(query: z.output<typeof listQuery>): ListOptions {
+  return defined({
+    state: query.state,
+    projectName: query.project_name,
+    limit: query.limit,
+    cursor: query.cursor,
+  });
+}

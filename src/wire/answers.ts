@@ -1,0 +1,135 @@
+import { z } from 'zod';
+
+import { fields } from '../schemas.js';
+
+/*
+ * What the service answers with, and `--json` prints: snake_case, seconds, ISO times, octal modes. Each shape has a
+ * presenter in `presenters.ts`; the OpenAPI document is generated from the schemas.
+ */
+
+export const time = z.iso.datetime();
+const count = z.int().min(0);
+
+export const sandboxAnswer = z
+  .object({
+    id: fields.id,
+    name: z.string().describe('The name of its container.'),
+    container_id: z.string(),
+    project_name: z.string().nullable(),
+    state: fields.state,
+    image: z.string(),
+    owner: z.string(),
+    created_at: time,
+    expires_at: time.describe('When the lease runs out.'),
+    started_at: time.nullable().describe('Null in a list, and while it never ran.'),
+    finished_at: time.nullable().describe('Null in a list, and while it runs.'),
+    exit_code: z.int().nullable(),
+    timeout: z.number().describe('The lease in seconds.'),
+    idle_timeout: z.number().nullable(),
+    memory_limit: count.describe('Bytes.'),
+    cpu_limit: z.number(),
+    pids_limit: count,
+    nofile_limit: count,
+    network: fields.network,
+    workdir: z.string(),
+    user: z.string(),
+    runtime: z.string().nullable().describe("Null for the engine's default."),
+    metadata: z.record(z.string(), z.string()),
+  })
+  .describe('A sandbox.');
+
+export const sandboxListAnswer = z
+  .object({
+    sandboxes: z.array(sandboxAnswer),
+    cursor: z.string().nullable().describe('Asks for the next page; null on the last one.'),
+  })
+  .describe('A page of sandboxes, newest first.');
+
+export const statsAnswer = z
+  .object({
+    memory_bytes: count,
+    memory_limit_bytes: count,
+    cpu_seconds: z.number().describe('CPU time used since it was started.'),
+    pids: count,
+    network_received_bytes: count,
+    network_sent_bytes: count,
+    oom_kills: count.describe('How often the kernel ended something for want of memory.'),
+    at: time,
+  })
+  .describe('What a sandbox uses now.');
+
+const outcome = z.enum(['exited', 'signaled', 'timed_out', 'oom_killed', 'killed', 'sandbox_died']);
+
+const exitFields = {
+  exit_code: z.int().nullable().describe('Null when it did not exit by itself.'),
+  signal: z.string().nullable(),
+  execution_time: z.number().describe('Seconds.'),
+  outcome,
+  processes_left: z.boolean().describe('Whether something that it started was still there when it exited.'),
+};
+
+const dropFields = {
+  truncated: z.boolean().describe('Whether output was dropped.'),
+  dropped_bytes: z.object({ stdout: count, stderr: count }),
+};
+
+export const execAnswer = z
+  .object({
+    exit_code: exitFields.exit_code,
+    stdout: z.string(),
+    stderr: z.string(),
+    execution_time: exitFields.execution_time,
+    outcome: exitFields.outcome,
+    signal: exitFields.signal,
+    ...dropFields,
+    processes_left: exitFields.processes_left,
+  })
+  .describe('How a command ended and what it printed. A command that failed or timed out is not an error.');
+
+export const exitAnswer = z
+  .object({
+    ...exitFields,
+    usage: z
+      .object({ user_seconds: z.number(), system_seconds: z.number(), max_rss_bytes: count })
+      .nullable()
+      .describe('CPU time, and the most memory that was resident; null when the sandbox died.'),
+  })
+  .describe('How a process ended.');
+
+export const processAnswer = z
+  .object({
+    id: fields.processId,
+    pid: z.int().nullable().describe('Its number in the sandbox; null when it has ended.'),
+    command: z.array(z.string()),
+    state: z.enum(['running', 'exited']),
+    outcome: outcome.nullable().describe('Null while it runs, as exit_code and signal.'),
+    exit_code: z.int().nullable(),
+    signal: z.string().nullable(),
+    started_at: time,
+    pty: z.boolean(),
+    first_seq: count.describe('The oldest piece of output that is kept; one more than last_seq when there is none.'),
+    last_seq: count.describe('The newest piece of output.'),
+    readers: count.describe('How many read its output now.'),
+  })
+  .describe('A process in a sandbox.');
+
+export const processListAnswer = z
+  .object({ processes: z.array(processAnswer) })
+  .describe('The processes of a sandbox: those that run, and those that ended lately.');
+
+export const fileAnswer = z
+  .object({
+    path: z.string(),
+    name: z.string(),
+    type: z.enum(['file', 'directory', 'symlink', 'other']),
+    size_bytes: count,
+    mode: z.string().describe('Permission bits in octal: "0644".'),
+    modified_at: time,
+    uid: count,
+    gid: count,
+    link_target: z.string().nullable(),
+    etag: z.string().describe('Changes when the file does; in quotes it is the ETag of GET and PUT.'),
+  })
+  .describe('A file, directory or link in a sandbox.');
+
+export const fileListAnswer = z.object({ entries: z.array(fileAnswer) }).describe('What is in a directory.');
