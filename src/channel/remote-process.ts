@@ -129,13 +129,14 @@ export class RemoteProcess implements Pending {
 
   /** Lets go of it: it runs on, and what waits for it here rejects with `aborted`. */
   detach(): void {
+    if (this.#over) return; // mostly so: the error, with its stack, would be made for nothing
     this.letGo(new SandyardError('aborted', `Process ${this.id} was let go of; it may run on.`));
   }
 
   // What follows is for the channel and the tunnel.
 
   letGo(error: Error): void {
-    if (this.#ended !== undefined || this.#failure !== undefined) return;
+    if (this.#over) return;
     this.#received.discard();
     this.#tunnel?.detach(this.#stream);
     this.fail(error);
@@ -161,7 +162,7 @@ export class RemoteProcess implements Pending {
   }
 
   fail(error: Error): void {
-    if (this.#ended !== undefined || this.#failure !== undefined) return;
+    if (this.#over) return;
     this.#failure = error;
     this.#leave();
     this.#started.reject(error);
@@ -226,6 +227,10 @@ export class RemoteProcess implements Pending {
     this.#input.close(() => readsNoMore('has ended'));
     this.#settleExit();
     this.#wake?.();
+  }
+
+  get #over(): boolean {
+    return this.#ended !== undefined || this.#failure !== undefined;
   }
 
   #leave(): void {

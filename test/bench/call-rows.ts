@@ -135,13 +135,15 @@ async function measureExecRate({ docker, sandboxes, quick }: Bench, count: numbe
   const ours = (total: number) =>
     throughput((index) => needed(used[index % count]).exec(['true']), { total, atOnce: WORKERS });
   await ours(WARM_UP_CALLS);
+  const callsPerSample = { ours: 40 * WORKERS, byHand: 2 * WORKERS };
   const pair = {
-    ours: () => ours(40 * WORKERS),
+    ours: () => ours(callsPerSample.ours),
     byHand: () =>
       throughput((index) => execByHand(needed(containers[index % count]), ['true']), {
-        total: 2 * WORKERS,
+        total: callsPerSample.byHand,
         atOnce: WORKERS,
       }),
+    callsPerSample,
   };
   return interleave(pair, { rounds: quick ? 3 : 30, warmUps: 0 });
 }

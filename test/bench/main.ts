@@ -9,6 +9,7 @@ import { connect } from '../../scripts/images.mjs';
 import { discoverEngine, type EngineAddress } from '../../src/engine/discovery.js';
 import type * as Library from '../../src/index.js';
 import { removeLabelled } from './by-hand.js';
+import { formatProfile, profile } from './cpu.js';
 import { formatTable, toResult, type Result } from './report.js';
 import type { Bench, Row } from './row.js';
 import { rows } from './rows.js';
@@ -24,12 +25,16 @@ const HELP = `Usage: npm run bench -- [--quick] [--only NAME]... [--json FILE]
 
   --only NAME   only this row; may be given more than once
   --quick       fewer rounds, and no row that takes minutes: a look, not a measurement
+  --profile     also tell whose CPU time a call takes; on Linux, with an engine here that nobody else uses
   --json FILE   write the results there, too
 
 Rows: ${rows.map(({ name }) => name).join(', ')}
 `;
 
 const SANDBOXES = 8;
+/** How long each side is run for a profile. */
+const PROFILE_MS = 5000;
+const QUICK_PROFILE_MS = 2000;
 const DIST = new URL('../../dist/', import.meta.url);
 
 export async function bench(args: string[]): Promise<void> {
@@ -38,6 +43,7 @@ export async function bench(args: string[]): Promise<void> {
     options: {
       only: { type: 'string', multiple: true, default: [] },
       quick: { type: 'boolean', default: false },
+      profile: { type: 'boolean', default: false },
       json: { type: 'string' },
       help: { type: 'boolean', default: false },
     },
@@ -52,8 +58,9 @@ export async function bench(args: string[]): Promise<void> {
     values.only.length === 0 ? defaultRows(values.quick) : rows.filter(({ name }) => values.only.includes(name));
   const { address, attempts } = await discoverEngine(process.env);
   if (address === undefined) throw new Error(`No Docker engine answers: ${JSON.stringify(attempts)}`);
-  const results = await measure(chosen, { address, quick: values.quick });
+  const results = await measure(chosen, { address, quick: values.quick, profiles: values.profile });
   console.log(formatTable(results));
+  for (const { title, cpu } of results) if (cpu !== undefined) console.log(`\n${formatProfile(title, cpu)}`);
   if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(results, undefined, 2)}\n`);
 }
 
@@ -65,10 +72,11 @@ function defaultRows(quick: boolean): Row[] {
 interface Setting {
   readonly address: EngineAddress;
   readonly quick: boolean;
+  readonly profiles: boolean;
 }
 
 /** Whatever happens, nothing that was made for this run is left. */
-async function measure(chosen: readonly Row[], { address, quick }: Setting): Promise<Result[]> {
+async function measure(chosen: readonly Row[], { address, quick, profiles }: Setting): Promise<Result[]> {
   const run = `bench-${randomBytes(4).toString('hex')}`;
   const docker = await connect(address);
   const directory = await mkdtemp(join(tmpdir(), 'sandyard-bench-'));
@@ -85,28 +93,30 @@ async function measure(chosen: readonly Row[], { address, quick }: Setting): Pro
     });
     const sandboxes = await Promise.all(Array.from({ length: SANDBOXES }, () => manager.create()));
     const byHand = { image: manager.image, labels: { 'sandyard-bench.run': run } };
-    return await measureAll(chosen, {
-      docker,
-      manager,
-      sandboxes,
-      byHand,
-      service,
-      rawService,
-      directory,
-      quick,
-    });
+    const bench = { docker, manager, sandboxes, byHand, service, rawService, directory, quick };
+    return await measureAll(chosen, { bench, profiles });
   } finally {
     process.off('SIGINT', leave).off('SIGTERM', leave);
     await cleanUp(docker, { run, directory });
   }
 }
 
-async function measureAll(chosen: readonly Row[], bench: Bench): Promise<Result[]> {
+async function measureAll(
+  chosen: readonly Row[],
+  { bench, profiles }: { bench: Bench; profiles: boolean },
+): Promise<Result[]> {
   const results: Result[] = [];
+  const options = {
+    services: [bench.service.pid, bench.rawService.pid],
+    forMs: bench.quick ? QUICK_PROFILE_MS : PROFILE_MS,
+  };
   for (const row of chosen) {
     console.error(`${row.title} …`);
     const samples = await row.measure(bench);
-    if (samples.ours.length > 0) results.push(toResult(row, samples));
+    const cpu = profiles && samples.pair !== undefined ? await profile(samples.pair, options) : undefined;
+    if (profiles && cpu === undefined)
+      console.error('  … has no profile: it needs /proc, two sides, and the engine here');
+    if (samples.ours.length > 0) results.push({ ...toResult(row, samples), cpu });
     else console.error('  … can only be measured where the engine runs on this machine');
   }
   return results;

@@ -2,11 +2,15 @@
 export interface Pair {
   readonly ours: () => Promise<number>;
   readonly byHand: () => Promise<number>;
+  /** How many calls each of them makes, where that isn't one. */
+  readonly callsPerSample?: { readonly ours: number; readonly byHand: number };
 }
 
 export interface Samples {
   readonly ours: number[];
   readonly byHand: number[];
+  /** What they are of. */
+  readonly pair?: Pair;
 }
 
 export interface Rounds {
@@ -26,7 +30,7 @@ export interface Rounds {
 export async function interleave(pair: Pair, options: Rounds): Promise<Samples> {
   const { rounds, warmUps = 1, warmUpCalls = 0, oursPerRound = 1 } = options;
   const times = { ours: oursPerRound, byHand: 1 };
-  const samples: Samples = { ours: [], byHand: [] };
+  const samples = { ours: [] as number[], byHand: [] as number[], pair };
   for (let call = 0; call < warmUpCalls; call += 1) await pair.ours();
   for (let round = -warmUps; round < rounds; round += 1) {
     const order = round % 2 === 0 ? (['ours', 'byHand'] as const) : (['byHand', 'ours'] as const);

@@ -1,3 +1,4 @@
+import type { RowCpu } from './cpu.js';
 import { percentile, type Samples } from './measure.js';
 import { isRate, type Bar, type Row, type Unit } from './row.js';
 
@@ -12,6 +13,8 @@ export interface Result {
   readonly ratio: number | null;
   readonly bar: Bar;
   readonly met: boolean;
+  /** Where it was profiled. */
+  readonly cpu?: RowCpu | undefined;
 }
 
 export interface Summary {

@@ -38,6 +38,10 @@ export class ServiceProcess implements AsyncDisposable {
     throw new Error(`The service ended before it listened: ${said}`);
   }
 
+  get pid(): number | undefined {
+    return this.#child.pid;
+  }
+
   /** Sends a request and reads the answer to its end. Throws unless the status is of the kind 2xx. */
   async send(method: string, path: string, body?: object): Promise<unknown> {
     const outgoing = request(`${this.#url}${path}`, {
