@@ -1,118 +1,25 @@
 import { readFileSync } from 'node:fs';
-import { z } from 'zod';
+import type { z } from 'zod';
 
 import { SandyardError } from './errors.js';
-import { fields, parseDuration } from './schemas.js';
+import { MIN_WEBHOOK_SECRET, toWebhookKey, VARIABLES } from './variables.js';
 
-/*
- * The only reader of process.env. Each variable is described once, here: its schema parses it, and its text goes into
- * `.env.example`, which a test compares with this table.
- */
-
-const duration = z.string().transform((value, context) => {
-  const ms = parseDuration(value);
-  if (ms !== undefined && ms >= 1000) return ms;
-  context.addIssue({ code: 'custom', message: 'must be a duration of a second or more, such as "90s", "30m" or "2h"' });
-  return z.NEVER;
-});
-
-const integer = (min: number, max: number) =>
-  z.string().regex(/^\d+$/, 'must be a whole number').transform(Number).pipe(z.number().min(min).max(max));
-
-const list = z.string().transform((value) =>
-  value
-    .split(',')
-    .map((item) => item.trim())
-    .filter((item) => item !== ''),
-);
-
-/** Name, schema, default as it would be written, and one line for `.env.example`. */
-const VARIABLES = {
-  HOST: variable(z.string(), '127.0.0.1', 'Address to bind to. Anything but loopback needs a token.'),
-  PORT: variable(integer(0, 65_535), '8888', 'Port to listen on; 0 takes a free one.'),
-  SANDBOX_TOKEN: variable(
-    z.string().min(16, 'must have at least 16 characters'),
-    undefined,
-    'Bearer token that every request must carry.',
-  ),
-  SANDBOX_TOKEN_FILE: variable(z.string(), undefined, 'File that holds the token, instead of SANDBOX_TOKEN.'),
-  SANDBOX_ALLOWED_HOSTS: variable(
-    list,
-    undefined,
-    'Host names, comma-separated, that a request may be addressed to besides loopback ones.',
-  ),
-  SANDBOX_OWNER: variable(
-    z.string().regex(/^[a-z0-9][a-z0-9._-]{0,62}$/, 'must be lower-case letters, digits and "._-"'),
-    'default',
-    'Whose sandboxes these are; a manager sees and removes only its own.',
-  ),
-  SANDBOX_IMAGE: variable(
-    fields.image,
-    'sandyard-sandbox:latest',
-    'Image that sandboxes run unless a request names one.',
-  ),
-  SANDBOX_MEMORY: variable(fields.memoryLimit, '1g', 'Memory of a sandbox unless a request says otherwise.'),
-  SANDBOX_MAX_MEMORY: variable(fields.memoryLimit, '8g', 'The most memory that a request may ask for.'),
-  SANDBOX_CPUS: variable(fields.cpuLimit, '1', 'CPUs of a sandbox unless a request says otherwise.'),
-  SANDBOX_MAX_CPUS: variable(fields.cpuLimit, '8', 'The most CPUs that a request may ask for.'),
-  SANDBOX_PIDS: variable(integer(8, 1_000_000), '256', 'Processes of a sandbox unless a request says otherwise.'),
-  SANDBOX_MAX_PIDS: variable(integer(8, 1_000_000), '4096', 'The most processes that a request may ask for.'),
-  SANDBOX_NOFILE: variable(integer(64, 1_048_576), '4096', 'Open files per process unless a request says otherwise.'),
-  SANDBOX_MAX_NOFILE: variable(
-    integer(64, 1_048_576),
-    '65536',
-    'The most open files per process that a request may ask for.',
-  ),
-  SANDBOX_TTL: variable(duration, '1h', 'Lease of a sandbox unless a request says otherwise.'),
-  SANDBOX_MAX_LIFETIME: variable(
-    duration,
-    '24h',
-    'How long a sandbox may live at the most, however often it is renewed.',
-  ),
-  SANDBOX_STOPPED_RETENTION: variable(duration, '24h', 'How long a stopped sandbox is kept.'),
-  SANDBOX_REAPER_SCHEDULE: variable(
-    z.string(),
-    '*/30 * * * * *',
-    'When the reaper runs, as a cron expression (seconds first).',
-  ),
-  SANDBOX_REAPER_DRY_RUN: variable(
-    z.enum(['true', 'false']).transform((value) => value === 'true'),
-    'false',
-    'Whether the reaper only says what it would remove.',
-  ),
-  SANDBOX_EXEC_TIMEOUT: variable(duration, '5m', 'How long a command may run unless a request says otherwise.'),
-  SANDBOX_MAX_UPLOAD: variable(
-    fields.memoryLimit,
-    '2g',
-    'The largest file or archive that can be sent in one request.',
-  ),
-  SANDBOX_LOG_LEVEL: variable(
-    z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
-    'info',
-    'How much is logged.',
-  ),
-} as const;
-
-interface Variable<Schema extends z.ZodType> {
-  readonly schema: Schema;
-  readonly fallback: string | undefined;
-  readonly text: string;
-}
-
-function variable<Schema extends z.ZodType>(
-  schema: Schema,
-  fallback: string | undefined,
-  text: string,
-): Variable<Schema> {
-  return { schema, fallback, text };
-}
+/* The only reader of process.env: what the variables are is in variables.ts, here is what they become. */
 
 type Environment = Readonly<Record<string, string | undefined>>;
 type VariableName = keyof typeof VARIABLES;
 /** What a manager goes by. The rest is the service's, or another program's: PORT is nobody's own name. */
 const VARIABLE_NAMES = Object.keys(VARIABLES) as VariableName[];
-const SERVICE_ONLY = /^(HOST|PORT|SANDBOX_(TOKEN|TOKEN_FILE|ALLOWED_HOSTS|MAX_UPLOAD|LOG_LEVEL|REAPER_\w+))$/;
+const SERVICE_ONLY =
+  /^(HOST|PORT|SANDBOX_(TOKEN|TOKEN_FILE|ALLOWED_HOSTS|WEBHOOK_\w+|MAX_UPLOAD|LOG_LEVEL|REAPER_\w+))$/;
 const MANAGER_VARIABLES = VARIABLE_NAMES.filter((name) => !SERVICE_ONLY.test(name));
+
+/** What must not be repeated in a message. The URL of a webhook may be all that it takes to call it. */
+const SECRETS: Readonly<Record<string, string>> = {
+  SANDBOX_TOKEN: 'a token',
+  SANDBOX_WEBHOOK_SECRET: 'a secret',
+  SANDBOX_WEBHOOK_URLS: 'URLs',
+};
 
 type Values = { [Name in VariableName]: z.output<(typeof VARIABLES)[Name]['schema']> | undefined };
 
@@ -132,6 +39,37 @@ export interface Limits {
   readonly execTimeoutMs: number;
 }
 
+/** The most that there may be of each at once; `Infinity` where there is no such ceiling. */
+export interface Ceilings {
+  readonly sandboxes: number;
+  readonly memoryBytes: number;
+  readonly cpus: number;
+  readonly pids: number;
+}
+
+/** How many sandboxes there may be, and how many are made at once. */
+export interface AdmissionSettings {
+  /** On all sandboxes of the owner, whoever made them, and on those that this manager made. */
+  readonly ceilings: { readonly owner: Ceilings; readonly manager: Ceilings };
+  /** How many are made at once, and how many may wait for that. */
+  readonly atOnce: number;
+  readonly queue: number;
+  /** What must stay free on the engine's machine. */
+  readonly floor: { readonly memoryBytes: number; readonly diskBytes: number };
+}
+
+/** How many sandboxes are kept ready: when nobody asks, and at the most. */
+interface PoolSettings {
+  readonly size: number;
+  readonly max: number;
+}
+
+/** Whom to tell of what happens to sandboxes, and with which secret to sign that. */
+export interface WebhookSettings {
+  readonly urls: readonly string[];
+  readonly key: Uint8Array;
+}
+
 /** What names the engine in the environment, by Docker's own variables. */
 export interface EngineEnvironment {
   readonly DOCKER_HOST?: string | undefined;
@@ -149,18 +87,25 @@ export interface ServiceConfig {
   readonly owner: string;
   readonly image: string;
   readonly limits: Limits;
+  readonly admission: AdmissionSettings;
+  readonly pool: PoolSettings;
   readonly reaper: { readonly schedule: string; readonly dryRun: boolean };
   readonly maxUploadBytes: number;
+  /** None are called unless there are any. */
+  readonly webhooks: WebhookSettings | undefined;
   readonly logLevel: z.output<(typeof VARIABLES)['SANDBOX_LOG_LEVEL']['schema']>;
   /** Sentences about what is odd but not wrong, such as an unknown `SANDBOX_` variable. */
   readonly warnings: readonly string[];
 }
 
+/** What a manager that is made without options goes by. */
+export type ManagerDefaults = Pick<ServiceConfig, 'image' | 'owner' | 'limits' | 'admission' | 'pool'>;
+
 /** The service's configuration. Throws `config_invalid`, naming the variable. */
 export function readConfig(env: Environment = process.env): ServiceConfig {
   const values = readVariables(env, VARIABLE_NAMES);
   const host = required(values, 'HOST');
-  const token = readToken(values);
+  const token = readSecret(values, { name: 'SANDBOX_TOKEN', what: 'token', min: 16 });
   if (token === undefined && !isLoopback(host)) {
     throw new SandyardError('config_invalid', `HOST is ${host}, which others can reach, and there is no token.`, {
       hint: 'Set SANDBOX_TOKEN or SANDBOX_TOKEN_FILE, or bind to 127.0.0.1.',
@@ -171,27 +116,21 @@ export function readConfig(env: Environment = process.env): ServiceConfig {
     port: required(values, 'PORT'),
     token,
     allowedHosts: values.SANDBOX_ALLOWED_HOSTS ?? [],
-    owner: required(values, 'SANDBOX_OWNER'),
-    image: required(values, 'SANDBOX_IMAGE'),
-    limits: toLimits(values),
+    ...toManagerDefaults(values),
     reaper: {
       schedule: required(values, 'SANDBOX_REAPER_SCHEDULE'),
       dryRun: required(values, 'SANDBOX_REAPER_DRY_RUN'),
     },
     maxUploadBytes: required(values, 'SANDBOX_MAX_UPLOAD'),
+    webhooks: readWebhooks(values),
     logLevel: required(values, 'SANDBOX_LOG_LEVEL'),
     warnings: unknownVariables(env),
   };
 }
 
-/** The defaults of a manager that is made without options: the environment's image, owner and limits. */
-export function readManagerDefaults(env: Environment = process.env): Pick<ServiceConfig, 'image' | 'owner' | 'limits'> {
-  const values = readVariables(env, MANAGER_VARIABLES);
-  return {
-    image: required(values, 'SANDBOX_IMAGE'),
-    owner: required(values, 'SANDBOX_OWNER'),
-    limits: toLimits(values),
-  };
+/** The same for a manager alone: what only the service goes by isn't read. */
+export function readManagerDefaults(env: Environment = process.env): ManagerDefaults {
+  return toManagerDefaults(readVariables(env, MANAGER_VARIABLES));
 }
 
 export function readEngineEnvironment(env: Environment = process.env): EngineEnvironment {
@@ -223,7 +162,7 @@ function readVariables(env: Environment, names: readonly VariableName[]): Values
     if (raw === undefined) return [name, undefined];
     const result = schema.safeParse(raw);
     if (result.success) return [name, result.data];
-    const shown = name === 'SANDBOX_TOKEN' ? 'set to what can not be a token' : `"${raw}"`;
+    const shown = name in SECRETS ? `set to what can not be ${SECRETS[name]}` : `"${raw}"`;
     throw new SandyardError(
       'config_invalid',
       `${name} is ${shown}: ${result.error.issues[0]?.message ?? 'not valid'}.`,
@@ -241,19 +180,56 @@ function required<Name extends VariableName>(values: Values, name: Name): NonNul
   return value;
 }
 
-function readToken(values: Values): string | undefined {
-  const file = values.SANDBOX_TOKEN_FILE;
-  if (file === undefined) return values.SANDBOX_TOKEN;
-  let token: string;
+type SecretName = 'SANDBOX_TOKEN' | 'SANDBOX_WEBHOOK_SECRET';
+
+function readSecret(
+  values: Values,
+  { name, what, min }: { name: SecretName; what: string; min: number },
+): string | undefined {
+  const file = values[`${name}_FILE`];
+  if (file === undefined) return values[name];
+  let secret: string;
   try {
-    token = readFileSync(file, 'utf8').trim();
+    secret = readFileSync(file, 'utf8').trim();
   } catch (error) {
-    throw new SandyardError('config_invalid', `SANDBOX_TOKEN_FILE is ${file}, which can't be read.`, { cause: error });
+    throw new SandyardError('config_invalid', `${name}_FILE is ${file}, which can't be read.`, { cause: error });
   }
-  if (token.length < 16) {
-    throw new SandyardError('config_invalid', `SANDBOX_TOKEN_FILE is ${file}, whose token has under 16 characters.`);
+  if (secret.length < min) {
+    throw new SandyardError('config_invalid', `${name}_FILE is ${file}, whose ${what} has under ${min} characters.`);
   }
-  return token;
+  return secret;
+}
+
+function readWebhooks(values: Values): WebhookSettings | undefined {
+  const urls = values.SANDBOX_WEBHOOK_URLS ?? [];
+  if (urls.length === 0) return undefined;
+  const secret = readSecret(values, { name: 'SANDBOX_WEBHOOK_SECRET', what: 'secret', min: MIN_WEBHOOK_SECRET });
+  const key = secret === undefined ? undefined : toWebhookKey(secret);
+  if (key !== undefined) return { urls, key };
+  const fault = secret === undefined ? 'there is no secret' : 'the secret is not 24 bytes or more in base64';
+  throw new SandyardError('config_invalid', `SANDBOX_WEBHOOK_URLS is set, and ${fault}.`, {
+    hint: 'Set SANDBOX_WEBHOOK_SECRET, such as to: echo "whsec_$(openssl rand -base64 32)"',
+  });
+}
+
+function toManagerDefaults(values: Values): ManagerDefaults {
+  const limits = toLimits(values);
+  const admission = toAdmission(values);
+  const pool = toPool(values);
+  const { owner } = admission.ceilings;
+  checkPairs([
+    ['SANDBOX_MEMORY', limits.memoryBytes, 'SANDBOX_MAX_TOTAL_MEMORY', owner.memoryBytes],
+    ['SANDBOX_CPUS', limits.cpus, 'SANDBOX_MAX_TOTAL_CPUS', owner.cpus],
+    ['SANDBOX_PIDS', limits.pids, 'SANDBOX_MAX_TOTAL_PIDS', owner.pids],
+    ['SANDBOX_POOL_SIZE', pool.size, 'SANDBOX_POOL_MAX', pool.max],
+  ]);
+  return {
+    owner: required(values, 'SANDBOX_OWNER'),
+    image: required(values, 'SANDBOX_IMAGE'),
+    limits,
+    admission,
+    pool,
+  };
 }
 
 function toLimits(values: Values): Limits {
@@ -271,17 +247,44 @@ function toLimits(values: Values): Limits {
     stoppedRetentionMs: required(values, 'SANDBOX_STOPPED_RETENTION'),
     execTimeoutMs: required(values, 'SANDBOX_EXEC_TIMEOUT'),
   };
-  const pairs = [
+  checkPairs([
     ['SANDBOX_MEMORY', limits.memoryBytes, 'SANDBOX_MAX_MEMORY', limits.maxMemoryBytes],
     ['SANDBOX_CPUS', limits.cpus, 'SANDBOX_MAX_CPUS', limits.maxCpus],
     ['SANDBOX_PIDS', limits.pids, 'SANDBOX_MAX_PIDS', limits.maxPids],
     ['SANDBOX_NOFILE', limits.nofile, 'SANDBOX_MAX_NOFILE', limits.maxNofile],
     ['SANDBOX_TTL', limits.ttlMs, 'SANDBOX_MAX_LIFETIME', limits.maxLifetimeMs],
-  ] as const;
+  ]);
+  return limits;
+}
+
+function toAdmission(values: Values): AdmissionSettings {
+  const none = { sandboxes: Infinity, memoryBytes: Infinity, cpus: Infinity, pids: Infinity };
+  const owner = {
+    sandboxes: values.SANDBOX_MAX_SANDBOXES ?? Infinity,
+    memoryBytes: values.SANDBOX_MAX_TOTAL_MEMORY ?? Infinity,
+    cpus: values.SANDBOX_MAX_TOTAL_CPUS ?? Infinity,
+    pids: values.SANDBOX_MAX_TOTAL_PIDS ?? Infinity,
+  };
+  return {
+    ceilings: { owner, manager: none },
+    atOnce: required(values, 'SANDBOX_CREATE_CONCURRENCY'),
+    queue: required(values, 'SANDBOX_CREATE_QUEUE'),
+    floor: {
+      memoryBytes: required(values, 'SANDBOX_KEEP_FREE_MEMORY'),
+      diskBytes: required(values, 'SANDBOX_KEEP_FREE_DISK'),
+    },
+  };
+}
+
+function toPool(values: Values): PoolSettings {
+  const size = required(values, 'SANDBOX_POOL_SIZE');
+  return { size, max: values.SANDBOX_POOL_MAX ?? size };
+}
+
+function checkPairs(pairs: readonly (readonly [name: string, value: number, ceilingName: string, ceiling: number])[]) {
   for (const [name, value, ceilingName, ceiling] of pairs) {
     if (value > ceiling) throw new SandyardError('config_invalid', `${name} is above its own ceiling ${ceilingName}.`);
   }
-  return limits;
 }
 
 function unknownVariables(env: Environment): string[] {

@@ -1,21 +1,31 @@
+import type { Duplex } from 'node:stream';
+
 import { Channel } from './channel/channel.js';
 import type { Engine } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
-import type { SandboxRecord } from './record.js';
+import type { SandboxRecord } from './record/record.js';
 import { PendingCalls, type HeldChannel } from './process/remote-run.js';
 import { WARDEN_PATH } from './warden.js';
 
 const IDLE_MS = 5 * 60_000;
 const SWEEP_MS = 60_000;
+/** How long a use that finds no way in has the sandbox woken: what waits for longer was there before it was to sleep. */
+const WAKES_MS = 5000;
 
 interface Connection {
-  readonly record: SandboxRecord;
+  /** As it was last known. */
+  record: SandboxRecord;
   readonly channel: Channel;
   holders: number;
   lastUsed: number;
+  /** When a use of it last began, by a clock that never jumps. */
+  usedAt: number;
   /** How many tunnels are open: one, or none. */
   tunnels: number;
 }
+
+/** Starts a sandbox that doesn't run, where it is to be woken by being used; answers whether it did. */
+export type Wake = (record: SandboxRecord) => Promise<boolean>;
 
 /**
  * The channels of one manager, one for each sandbox that is in use, shared by all its handles. One that nobody has used
@@ -24,12 +34,14 @@ interface Connection {
 export class SandboxConnections {
   readonly calls = new PendingCalls();
   readonly #engine: Engine;
+  readonly #wake: Wake;
   readonly #connections = new Map<string, Connection>();
   #sweep: NodeJS.Timeout | undefined;
   #closed = false;
 
-  constructor(engine: Engine) {
+  constructor(engine: Engine, wake: Wake = () => Promise.resolve(false)) {
     this.#engine = engine;
+    this.#wake = wake;
   }
 
   /** The channel of a sandbox, which stays open until it is released. Throws `manager_closed`. */
@@ -40,6 +52,7 @@ export class SandboxConnections {
       });
     }
     const connection = this.#connections.get(record.id) ?? this.#add(record);
+    connection.record = record;
     connection.holders += 1;
     let released = false;
     const release = () => {
@@ -51,10 +64,34 @@ export class SandboxConnections {
     return { channel: connection.channel, release };
   }
 
+  /** The same for a use of the sandbox, by which one that is to be woken so is. */
+  use(record: SandboxRecord): HeldChannel {
+    const held = this.hold(record);
+    const connection = this.#connections.get(record.id);
+    if (connection !== undefined) connection.usedAt = performance.now();
+    return held;
+  }
+
   /** The record of a sandbox whose tunnel is open, so that it is there and runs. */
   connected(id: string): SandboxRecord | undefined {
     const connection = this.#connections.get(id);
     return connection !== undefined && connection.tunnels > 0 ? connection.record : undefined;
+  }
+
+  /** What a sandbox is now known as. */
+  update(record: SandboxRecord): void {
+    const connection = this.#connections.get(record.id);
+    if (connection !== undefined) connection.record = record;
+  }
+
+  /** Whether there is a way to it at this moment. */
+  isOpen(id: string): boolean {
+    return this.connected(id) !== undefined;
+  }
+
+  /** The sandbox was paused or stopped: whatever is asked of it next finds out anew whether it runs. */
+  cut(id: string): void {
+    this.#connections.get(id)?.channel.cut();
   }
 
   /** The sandbox was removed. */
@@ -88,6 +125,7 @@ export class SandboxConnections {
       channel: new Channel({ connect: (options) => this.#connect(connection, options) }),
       holders: 0,
       lastUsed: Date.now(),
+      usedAt: -Infinity,
       tunnels: 0,
     };
     this.#connections.set(record.id, connection);
@@ -96,9 +134,9 @@ export class SandboxConnections {
   }
 
   async #connect(connection: Connection, options: { signal?: AbortSignal }) {
-    const { id, name } = connection.record;
+    const { id } = connection.record;
     try {
-      const tunnel = await this.#engine.openTunnel(name, [WARDEN_PATH, 'connect'], options);
+      const tunnel = await this.#openTunnel(connection, options);
       connection.tunnels += 1;
       tunnel.once('close', () => (connection.tunnels -= 1));
       return tunnel;
@@ -109,6 +147,17 @@ export class SandboxConnections {
       }
       throw error;
     }
+  }
+
+  async #openTunnel({ record, usedAt }: Connection, options: { signal?: AbortSignal }): Promise<Duplex> {
+    const open = () => this.#engine.openTunnel(record.containerId, [WARDEN_PATH, 'connect'], options);
+    try {
+      return await open();
+    } catch (error) {
+      const mayWake = isSandyardError(error, 'wrong_state') && performance.now() - usedAt < WAKES_MS;
+      if (!mayWake || !(await this.#wake(record))) throw error;
+    }
+    return open();
   }
 
   #closeIdle(): void {

@@ -13,12 +13,16 @@ const ERROR_TABLE = {
   unsupported_media_type: { status: 415, retryable: false, title: 'The body has an unsupported media type' },
   validation_failed: { status: 422, retryable: false, title: 'The input is not valid' },
   limit_exceeded: { status: 422, retryable: false, title: 'A configured ceiling was exceeded' },
+  idempotency_mismatch: { status: 422, retryable: false, title: 'The idempotency key was used for another request' },
+  idempotency_in_progress: { status: 409, retryable: true, title: 'A request with this idempotency key is under way' },
   aborted: { status: 499, retryable: true, title: 'The caller gave up' },
 
   // Sandboxes
   sandbox_not_found: { status: 404, retryable: false, title: 'There is no such sandbox' },
   name_conflict: { status: 409, retryable: false, title: 'The name is taken' },
   wrong_state: { status: 409, retryable: false, title: 'The sandbox is not in the needed state' },
+  over_capacity: { status: 429, retryable: true, title: 'A ceiling is reached or the queue is full' },
+  host_exhausted: { status: 503, retryable: true, title: 'The machine has too little memory or disk left' },
   sandbox_died: { status: 502, retryable: false, title: 'The sandbox ended during the call' },
 
   // Commands

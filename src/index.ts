@@ -1,12 +1,13 @@
-export { SandboxManager, type ManagerOptions, type SandboxList } from './manager.js';
-export {
-  Sandbox,
-  type CallOptions,
-  type CopyFromOptions,
-  type CopyOptions,
-  type SandboxInfo,
-  type SandboxStats,
-} from './sandbox.js';
+export { SandboxManager, type CreateCallOptions, type SandboxList } from './manager.js';
+export type { ManagerOptions } from './manager-options.js';
+export { Sandbox, type SandboxStats, type StopOptions } from './sandbox.js';
+export type { CallOptions } from './engine/engine.js';
+export type { SandboxInfo } from './sandbox-info.js';
+export type { CopyFromOptions, CopyOptions } from './copy.js';
+export type { PoolOptions } from './create/warm-sandboxes.js';
+export type { LifecycleEvent, LifecycleEventType, LifecycleReason, EventsOptions } from './fleet/lifecycle.js';
+export type { ManagerGauges, Telemetry } from './telemetry.js';
+export { withContext, type CallContext } from './context.js';
 export type { Command, ExecOptions, ExecResult, SpawnOptions } from './process/process.js';
 export { SandboxProcess, type ProcessOutput } from './process/sandbox-process.js';
 export type { Outcome, ProcessExit, ProcessUsage } from './process/process-exit.js';
@@ -15,8 +16,8 @@ export type { Stdin } from './process/stdin.js';
 export { SandboxFiles, type OpenFile, type OpenOptions, type WriteOptions } from './files/files.js';
 export type { FileEvent, FileInfo } from './files/file-entries.js';
 export type { CopyResult } from './archive/archive.js';
-export type { ReapedSandbox } from './reaper.js';
-export type { ExpiryReason } from './expiry.js';
+export type { PruneResult, ReapedSandbox } from './fleet/reaper.js';
+export type { ExpiryReason } from './record/expiry.js';
 export type { Engine, EngineInfo } from './engine/engine.js';
 export {
   SandyardError,

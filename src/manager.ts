@@ -1,69 +1,51 @@
-import type Docker from 'dockerode';
-import { customAlphabet } from 'nanoid';
-
+import { Admission, type Wanted } from './create/admission.js';
 import type { CopyResult } from './archive/archive.js';
 import { readEngineEnvironment, readManagerDefaults, type Limits } from './config.js';
 import { SandboxConnections } from './connections.js';
+import type { CopyFromOptions, CopyOptions } from './copy.js';
+import { Creation } from './create/creation.js';
+import { SandboxDirectory } from './fleet/directory.js';
+import { EngineClock } from './record/engine-clock.js';
 import { DockerEngine } from './engine/docker-engine.js';
-import type { ContainerSpec, Engine, EngineInfo } from './engine/engine.js';
+import type { CallOptions, Engine, EngineInfo } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
+import { endedByLease } from './record/expiry.js';
+import { Inventory, type InventoryChange } from './fleet/inventory.js';
+import { KnownLeases } from './record/leases.js';
+import { LifecycleEvents, type EventsOptions, type LifecycleEvent } from './fleet/lifecycle.js';
+import { listPage } from './fleet/listing.js';
 import { silentLog, type Log } from './log.js';
-import { planSandbox, toSpec } from './plan.js';
+import { MachineRoom } from './create/machine-room.js';
+import { Making } from './create/making.js';
 import type { Command, ExecOptions, ExecResult } from './process/process.js';
-import { checkSchedule, Reaper, type ReapedSandbox } from './reaper.js';
-import { containerName, KnownLeases, ownedBy, toRecord, type SandboxRecord } from './record.js';
-import {
-  Sandbox,
-  toInfo,
-  type CallOptions,
-  type CopyFromOptions,
-  type CopyOptions,
-  type SandboxContext,
-  type SandboxInfo,
-  type SandboxStats,
-} from './sandbox.js';
-import {
-  createOptionsSchema,
-  fields,
-  listOptionsSchema,
-  parseInput,
-  type CreateOptions,
-  type ListOptions,
-} from './schemas.js';
+import { checkSchedule, Reaper, type PruneResult, type ReapOptions } from './fleet/reaper.js';
+import type { ManagerOptions } from './manager-options.js';
+import { claimedAs, poolName, type Claim, type MadeFor, type SandboxRecord } from './record/record.js';
+import { Records } from './fleet/records.js';
+import { Sandbox, type SandboxContext, type SandboxStats, type StopOptions } from './sandbox.js';
+import { toInfo, type SandboxInfo } from './sandbox-info.js';
+import { createOptionsSchema, parseInput, type CreateOptions, type ListOptions } from './schemas.js';
+import { silentTelemetry, type ManagerGauges } from './telemetry.js';
+import { Waking } from './fleet/waking.js';
 import { WardenDelivery } from './warden.js';
+import { WarmSandboxes, type PoolOptions } from './create/warm-sandboxes.js';
 
 const DEFAULT_REAPER_SCHEDULE = '*/30 * * * * *';
 /** Longer than all the deadlines of a create together. */
 const HALF_CREATED_AFTER_MS = 10 * 60_000;
-const LIST_LIMIT = 100;
 
-/** Ids become container names and host names, so they are lower-case letters and digits. */
-const newId = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 12);
+export interface CreateCallOptions extends CallOptions {
+  /**
+   * The request that it is made for: one with the same key gets the sandbox that there is, also from another manager, for as
+   * long as that lives; and `idempotency_mismatch` where `content` isn't the same.
+   */
+  readonly madeFor?: MadeFor | undefined;
+}
 
-export interface ManagerOptions {
-  /** A dockerode client. Default: the engine that DOCKER_HOST names, or one found at the usual sockets. */
-  readonly docker?: Docker | undefined;
-  /** Another Engine altogether; for tests. */
-  readonly engine?: Engine | undefined;
-  /** Default: says nothing. */
-  readonly log?: Log | undefined;
-  /** What sandboxes run unless told otherwise. Default: SANDBOX_IMAGE, or `sandyard-sandbox:latest`. */
-  readonly image?: string | undefined;
-  /** Whose sandboxes these are: a manager sees and removes only its own. Default: SANDBOX_OWNER, or `default`. */
-  readonly owner?: string | undefined;
-  /** Defaults and ceilings; what is left out comes from the SANDBOX_ variables. */
-  readonly limits?: Partial<Limits> | undefined;
-  /** When to look for expired sandboxes; `false` for never. Default: every 30 seconds. */
-  readonly reaper?:
-    | {
-        /** A cron expression of five fields, or six with seconds first. */
-        readonly schedule?: string | undefined;
-        readonly dryRun?: boolean | undefined;
-        /** How old what was never started must be to count as left by a manager that died. Default: 10 minutes. */
-        readonly halfCreatedAfterMs?: number | undefined;
-      }
-    | false
-    | undefined;
+export interface SandboxList {
+  readonly sandboxes: readonly SandboxInfo[];
+  /** Pass it on to have the next ones; `null` at the end. */
+  readonly cursor: string | null;
 }
 
 /**
@@ -78,115 +60,146 @@ export class SandboxManager implements AsyncDisposable {
   readonly #engine: Engine;
   readonly #log: Log;
   readonly #context: SandboxContext;
-  readonly #warden: WardenDelivery;
+  readonly #directory: SandboxDirectory;
+  readonly #admission: Admission;
+  readonly #warm: WarmSandboxes;
+  readonly #making: Making;
   readonly #reaper: Reaper;
   readonly #schedule: string | undefined;
+  #adopted = false;
   #closed = false;
+  #closing: Promise<void> | undefined;
 
   /** Does no I/O. */
   constructor(options: ManagerOptions = {}) {
     const defaults = readManagerDefaults();
+    const { telemetry = silentTelemetry, log = silentLog } = options;
     this.image = options.image ?? defaults.image;
     this.owner = options.owner ?? defaults.owner;
     this.limits = { ...defaults.limits, ...options.limits };
-    this.#log = options.log ?? silentLog;
+    this.#log = log;
+    const { image, owner, limits } = this;
     const source = options.docker === undefined ? { env: readEngineEnvironment() } : { docker: options.docker };
-    this.#engine = options.engine ?? new DockerEngine(source);
-    const connections = new SandboxConnections(this.#engine);
+    const engine = options.engine ?? new DockerEngine(source, { telemetry });
+    const clock = new EngineClock();
     const leases = new KnownLeases();
-    this.#context = { engine: this.#engine, connections, leases, limits: this.limits, log: this.#log };
-    this.#warden = new WardenDelivery(this.#engine, this.image);
-    const reaper = options.reaper === false ? undefined : (options.reaper ?? {});
-    this.#schedule = reaper === undefined ? undefined : checkSchedule(reaper.schedule ?? DEFAULT_REAPER_SCHEDULE);
-    this.#reaper = new Reaper({
-      engine: this.#engine,
-      log: this.#log,
-      owner: this.owner,
-      rules: {
-        stoppedRetentionMs: this.limits.stoppedRetentionMs,
-        halfCreatedAfterMs: reaper?.halfCreatedAfterMs ?? HALF_CREATED_AFTER_MS,
-      },
-      dryRun: reaper?.dryRun ?? false,
-      seen: (ids) => {
+    const lifecycle = new LifecycleEvents();
+    const connections = new SandboxConnections(engine, (record) => waking.wake(record));
+    const records = new Records({ engine, connections, leases, log });
+    const waking = new Waking({ engine, records, clock, lifecycle, log });
+    const inventory = new Inventory({
+      engine,
+      clock,
+      log,
+      owner,
+      readClaim: (record) => records.readClaim(record),
+      changed: (change) => this.#changed(change),
+      compared: (ids) => {
         connections.keepOnly(ids);
         leases.keepOnly(ids);
       },
-      removed: (id) => connections.destroyed(id),
+    });
+    this.#engine = engine;
+    this.#context = { engine, connections, records, leases, inventory, lifecycle, clock, limits, telemetry };
+    const directory = new SandboxDirectory({ engine, inventory, connections, records, owner, log });
+    this.#directory = directory;
+    const room = new MachineRoom({ inventory, connections });
+    this.#admission = new Admission({
+      ...defaults.admission,
+      ...options.admission,
+      used: (except) => directory.used(except, (id) => this.#making.has(id)),
+      room: () => room.read(),
+    });
+    const checkOpen = () => this.#checkOpen();
+    const warden = new WardenDelivery(engine, image);
+    const creation = new Creation({ engine, connections, warden, clock, log, checkOpen });
+    const common = { engine, inventory, connections, creation, clock, lifecycle, log, telemetry, owner, image, limits };
+    this.#warm = new WarmSandboxes({
+      ...common,
+      pools: toPools(options.pool ?? { ...defaults.pool }),
+      whenThereIsRoom: (wanted, make) => this.#whenThereIsRoom(wanted, make),
+      remove: (record) => this.#remove(record),
+      claimed: (id) => lifecycle.intend(id, 'requested', ['created']),
+    });
+    this.#making = new Making({
+      ...common,
+      admission: this.#admission,
+      warm: this.#warm,
+      all: (call) => directory.all(call),
+      isTaken: (record) => records.isTaken(record),
+    });
+    const reaper = options.reaper === false ? undefined : (options.reaper ?? {});
+    this.#schedule = reaper === undefined ? undefined : checkSchedule(reaper.schedule ?? DEFAULT_REAPER_SCHEDULE);
+    this.#reaper = new Reaper({
+      ...common,
+      rules: {
+        stoppedRetentionMs: limits.stoppedRetentionMs,
+        halfCreatedAfterMs: reaper?.halfCreatedAfterMs ?? HALF_CREATED_AFTER_MS,
+      },
+      dryRun: reaper?.dryRun ?? false,
+      candidates: (call) => directory.all(call),
+      readLeaseEnd: (record) => records.readLeaseEnd(record),
+      readClaim: (record) => this.#readClaim(record),
+      outageOf: (record) => inventory.outageOf(record),
+      pauseExpired: (record) => this.#pauseExpired(record),
+      removing: ({ id }, reason) => lifecycle.intend(id, reason, ['stopped', 'destroyed']),
+      removed: ({ id }) => this.#forget(id),
     });
   }
 
   /**
-   * Connects to the engine, finds what is ours on it, and starts the reaper. The other methods work without it; only
-   * nothing expires then. May be tried again after it failed.
+   * Connects to the engine, finds what is ours on it, and from then on follows what becomes of it; starts the reaper, and fills the
+   * pools. The other methods work without it; only nothing expires then, nothing is warm, and each list asks the engine. May be
+   * tried again after it failed.
    */
   async open({ signal }: CallOptions = {}): Promise<void> {
     this.#checkOpen();
-    const { version, address } = await this.#engine.info({ signal });
-    const found = await this.#reaper.run({ signal });
-    this.#checkOpen(); // close() may have come meanwhile
+    const { version, address, found } = await this.#adopt(signal).finally(() => this.#checkOpen());
     if (this.#schedule !== undefined) this.#reaper.start(this.#schedule);
+    this.#warm.start();
     this.#log.info({ engine: address, version, owner: this.owner, expired: found.length }, 'manager is open');
   }
 
+  async #adopt(signal: AbortSignal | undefined) {
+    const { version, address } = await this.#engine.info({ signal });
+    this.#checkOpen(); // close() may have come meanwhile
+    await this.#context.inventory.open(signal);
+    this.#checkOpen();
+    this.#adopted = true;
+    return { version, address, found: this.#schedule === undefined ? [] : await this.#reaper.run({ signal }) };
+  }
+
   /**
-   * Makes a sandbox and starts it. Either it is there and runs, or nothing is left of it: also when `signal` gives up
-   * half-way. Throws `validation_failed`, `limit_exceeded` (naming the ceiling), `image_not_found`, `out_of_disk`.
+   * Makes a sandbox and starts it, or gives out a warm one. Either it is there and runs, or nothing is left of it: also when `signal` gives up
+   * half-way. Throws `validation_failed`, `limit_exceeded` (naming the ceiling), `image_not_found`, `out_of_disk`; `over_capacity` and
+   * `host_exhausted` when there is no room for it now.
    */
-  async create(options: CreateOptions = {}, { signal }: CallOptions = {}): Promise<Sandbox> {
+  async create(options: CreateOptions = {}, { signal, madeFor }: CreateCallOptions = {}): Promise<Sandbox> {
     this.#checkOpen();
     const given = parseInput(createOptionsSchema, options, 'create options');
-    const id = newId();
-    const plan = planSandbox(given, { id, owner: this.owner, image: this.image, limits: this.limits });
-    const image = await this.#engine.inspectImage(plan.image, { signal });
-    const spec = toSpec(plan, image, await this.#warden.volumeFor(image));
-    try {
-      // The engine's calls aren't aborted half-way, so that what they made is there to be removed.
-      throwIfAborted(signal);
-      const containerId = await this.#engine.createContainer(spec);
-      throwIfAborted(signal);
-      const record = toRecord({ ...spec, id: containerId, state: 'running' });
-      if (record === undefined)
-        throw new SandyardError('internal', `The labels of the sandbox ${id} are not a record.`);
-      await this.#startNew(spec, record);
-      throwIfAborted(signal);
-      this.#checkOpen(); // close() may have come meanwhile
-      this.#log.info({ sandbox: id, owner: this.owner, image: spec.image }, 'created a sandbox');
-      return new Sandbox(this.#context, record);
-    } catch (error) {
-      // The one that has the name is somebody else's.
-      if (!isSandyardError(error, 'name_conflict')) await this.#rollBack(spec, id);
-      throw error;
-    }
+    return new Sandbox(this.#context, await this.#making.make(given, { signal, madeFor }));
   }
 
   /** A handle of a sandbox. Throws `sandbox_not_found` when there is none of this owner's. */
   async get(id: string, options: CallOptions = {}): Promise<Sandbox> {
     this.#checkOpen();
-    // What there is a connection to is there, and is ours: the engine need not be asked.
-    const record = this.#context.connections.connected(id) ?? (await this.#find(id, options));
-    return new Sandbox(this.#context, record);
+    return new Sandbox(this.#context, await this.#directory.find(id, options));
   }
 
   /** Sandboxes of this owner, the newest first, `limit` (100) at a time; `cursor` goes on where a list ended. */
   async list(options: ListOptions = {}, { signal }: CallOptions = {}): Promise<SandboxList> {
     this.#checkOpen();
-    const given = parseInput(listOptionsSchema, options, 'list options');
-    const containers = await this.#engine.listContainers(ownedBy(this.owner), { signal });
-    const after = given.cursor === undefined ? undefined : decodeCursor(given.cursor);
-    const records = containers
-      .map(toRecord)
-      .filter((record) => record !== undefined)
-      .filter(({ state }) => given.state === undefined || state === given.state)
-      .filter(({ projectName }) => given.projectName === undefined || projectName === given.projectName)
-      .map((record) => ({ record, key: `${record.createdAt.toISOString()} ${record.id}` }))
-      .filter(({ key }) => after === undefined || key < after)
-      .toSorted((a, b) => (a.key < b.key ? 1 : -1));
-    const page = records.slice(0, given.limit ?? LIST_LIMIT);
-    const last = page.length < records.length ? page.at(-1) : undefined;
-    return {
-      sandboxes: page.map(({ record }) => toInfo(record, { expiresAt: this.#context.leases.endOf(record) })),
-      cursor: last === undefined ? null : Buffer.from(last.key).toString('base64url'),
-    };
+    const { leases } = this.#context;
+    const { records, cursor } = listPage(await this.#directory.all({ signal }), options);
+    return { sandboxes: records.map((record) => toInfo(record, { expiresAt: leases.endOf(record) })), cursor };
+  }
+
+  /**
+   * What happens to the sandboxes of this owner, whoever does it, from `open` on: after the event `after`, or from now on.
+   * Throws `output_lost` when what came after that one isn't remembered any more.
+   */
+  events(options: EventsOptions = {}): AsyncGenerator<LifecycleEvent> {
+    return this.#context.lifecycle.read(options);
   }
 
   async inspect(id: string, options: CallOptions = {}): Promise<SandboxInfo> {
@@ -197,8 +210,24 @@ export class SandboxManager implements AsyncDisposable {
     return (await this.get(id, options)).start(options);
   }
 
-  async stop(id: string, options: CallOptions & { graceMs?: number | undefined } = {}): Promise<SandboxInfo> {
+  async stop(id: string, options: StopOptions = {}): Promise<SandboxInfo> {
     return (await this.get(id, options)).stop(options);
+  }
+
+  async restart(id: string, options: StopOptions = {}): Promise<SandboxInfo> {
+    return (await this.get(id, options)).restart(options);
+  }
+
+  async pause(id: string, options: CallOptions = {}): Promise<SandboxInfo> {
+    return (await this.get(id, options)).pause(options);
+  }
+
+  async unpause(id: string, options: CallOptions = {}): Promise<SandboxInfo> {
+    return (await this.get(id, options)).unpause(options);
+  }
+
+  async wait(id: string, options: CallOptions = {}): Promise<SandboxInfo | null> {
+    return (await this.get(id, options)).wait(options);
   }
 
   async renew(id: string, options: CallOptions & { ttlMs?: number | undefined } = {}): Promise<SandboxInfo> {
@@ -232,10 +261,24 @@ export class SandboxManager implements AsyncDisposable {
     this.#log.info({ sandbox: id, owner: this.owner }, 'destroyed a sandbox');
   }
 
-  /** Removes what has expired, now; a dry run only tells what it would remove. */
-  async reap(options: CallOptions & { dryRun?: boolean | undefined } = {}): Promise<ReapedSandbox[]> {
+  /**
+   * Removes what has expired, and volumes and networks that nothing needs any more, now; a dry run only tells what it would
+   * remove.
+   */
+  async prune(options: ReapOptions = {}): Promise<PruneResult> {
     this.#checkOpen();
-    return this.#reaper.run(options);
+    return this.#reaper.prune(options);
+  }
+
+  /** The id of the last event: whoever reads `after` it later misses nothing. */
+  get eventPosition(): string {
+    return this.#context.lifecycle.position;
+  }
+
+  /** How things stand, to be counted. */
+  async gauges(): Promise<ManagerGauges> {
+    const { ready, filling } = this.#warm;
+    return { ...(await this.#directory.gauges()), pool: { ready, filling }, queueLength: this.#admission.waiting };
   }
 
   async engineInfo(options: CallOptions = {}): Promise<EngineInfo> {
@@ -254,12 +297,21 @@ export class SandboxManager implements AsyncDisposable {
   }
 
   /**
-   * Stops the reaper, and ends the calls that wait for a command or a file operation, with what they run. The sandboxes
-   * live on, and so does what was spawned in them.
+   * Stops the reaper, ends the calls that wait for a command or a file operation, with what they run, and removes the warm sandboxes
+   * that it has made and nobody has. The sandboxes live on, and so does what was spawned in them.
    */
   async close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
     this.#closed = true;
+    this.#admission.close();
+    this.#context.lifecycle.close();
     await this.#reaper.stop();
+    await this.#warm.close();
+    await this.#context.inventory.close();
     await this.#context.connections.close();
     this.#engine.close();
   }
@@ -268,52 +320,58 @@ export class SandboxManager implements AsyncDisposable {
     await this.close();
   }
 
-  async #find(id: string, { signal }: CallOptions): Promise<SandboxRecord> {
-    this.#checkOpen();
-    // An id that can't be one isn't asked for: it would become part of a path.
-    const known = fields.id.safeParse(id).success;
-    const details = known ? await this.#inspectContainer(containerName(id), signal) : undefined;
-    const record = details === undefined ? undefined : toRecord(details);
-    if (record !== undefined && record.owner === this.owner) return record;
-    throw new SandyardError('sandbox_not_found', `There is no sandbox ${JSON.stringify(id.slice(0, 64))}.`, {
-      hint: 'It may have been destroyed or have expired; list the sandboxes to see which there are.',
-    });
+  /** What happens to a sandbox, as the engine tells it. */
+  #changed({ type, record, exitCode, found }: InventoryChange): void {
+    const { connections, lifecycle, telemetry } = this.#context;
+    if (!this.#adopted && found) return; // was there before
+    const ended = exitCode === undefined ? undefined : endedByLease(exitCode);
+    const reason = type !== 'stopped' ? 'elsewhere' : found ? 'lost' : (ended ?? 'ended');
+    lifecycle.tell({ type, record, exitCode, reason });
+    telemetry.event(type);
+    if (type === 'destroyed') this.#forget(record.id);
+    if (type === 'stopped' || type === 'paused') connections.cut(record.id);
   }
 
-  async #inspectContainer(name: string, signal: AbortSignal | undefined) {
-    try {
-      return await this.#engine.inspectContainer(name, { signal });
-    } catch (error) {
-      if (isSandyardError(error, 'sandbox_not_found')) return undefined;
-      throw error;
+  #forget(id: string): void {
+    const { connections, leases, inventory } = this.#context;
+    connections.destroyed(id);
+    leases.forget(id);
+    inventory.remove(id);
+    this.#making.forget(id);
+  }
+
+  async #remove(record: SandboxRecord): Promise<void> {
+    this.#context.lifecycle.intend(record.id, 'requested', ['stopped', 'destroyed']);
+    await this.#engine.removeContainer(record.containerId);
+    this.#forget(record.id);
+  }
+
+  /** What a warm one was claimed as. Whoever claimed it and has died since may have left it its old name. */
+  async #readClaim(record: SandboxRecord): Promise<Claim | undefined> {
+    const { records, inventory } = this.#context;
+    const claim = await records.readClaim(record);
+    if (claim !== undefined && record.name === poolName(record.id)) {
+      const claimed = claimedAs(record, claim);
+      await this.#engine.renameContainer(record.containerId, claimed.name);
+      inventory.enter(claimed);
     }
+    return claim;
   }
 
-  /** Starts it, and makes sure that it is what it should be and can be talked to. */
-  async #startNew(spec: ContainerSpec, record: SandboxRecord): Promise<void> {
-    await this.#engine.startContainer(spec.name);
-    const held = this.#context.connections.hold(record);
+  async #pauseExpired(record: SandboxRecord): Promise<boolean> {
+    if (!(await this.#context.records.hasEnded(record))) return false;
+    this.#context.lifecycle.intend(record.id, 'lease_expired', ['paused']);
+    await this.#engine.pauseContainer(record.containerId);
+    return true;
+  }
+
+  async #whenThereIsRoom<T>(wanted: Wanted, make: () => Promise<T>): Promise<T | undefined> {
+    const admitted = await this.#admission.tryEnter(wanted);
+    if (admitted === undefined) return undefined;
     try {
-      const opened = held.channel.open();
-      opened.catch(() => {}); // awaited below, when it is known that the container runs
-      await this.#engine.verifyContainer(spec.name, spec);
-      await opened;
-    } catch (error) {
-      // It ended after it was looked at: another look tells why.
-      if (isSandyardError(error, 'wrong_state')) await this.#engine.verifyContainer(spec.name, spec);
-      throw error;
+      return await make();
     } finally {
-      held.release();
-    }
-  }
-
-  async #rollBack({ name, volume }: ContainerSpec, id: string): Promise<void> {
-    this.#context.connections.destroyed(id);
-    if (volume !== undefined) this.#warden.forget(volume);
-    try {
-      await this.#engine.removeContainer(name);
-    } catch (error) {
-      this.#log.error({ container: name, error }, 'could not remove a half-made sandbox; the reaper will');
+      admitted.release();
     }
   }
 
@@ -323,24 +381,7 @@ export class SandboxManager implements AsyncDisposable {
   }
 }
 
-export interface SandboxList {
-  readonly sandboxes: readonly SandboxInfo[];
-  /** Pass it on to have the next ones; `null` at the end. */
-  readonly cursor: string | null;
-}
-
-function decodeCursor(cursor: string): string {
-  const key = Buffer.from(cursor, 'base64url').toString('utf8');
-  if (/^\d{4}-[\dT:.-]+Z [a-z0-9]+$/.test(key)) return key;
-  throw new SandyardError('validation_failed', 'The cursor is not one that a list has returned.', {
-    hint: 'Leave it out to list from the beginning.',
-    issues: [{ path: ['cursor'], message: 'is not a cursor' }],
-  });
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted !== true) return;
-  throw new SandyardError('aborted', 'The caller gave up while the sandbox was being created.', {
-    cause: signal.reason,
-  });
+function toPools(pool: PoolOptions | readonly PoolOptions[]): readonly PoolOptions[] {
+  const pools = Array.isArray(pool) ? (pool as readonly PoolOptions[]) : [pool as PoolOptions];
+  return pools.filter(({ size, max = size }) => Math.max(size, max) > 0);
 }

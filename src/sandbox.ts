@@ -1,17 +1,19 @@
-import { createReadStream } from 'node:fs';
-import { stat } from 'node:fs/promises';
-import { basename } from 'node:path';
 import type { Duplex } from 'node:stream';
 
-import { extractArchive, extractFile, findSource, packDirectory, type CopyResult } from './archive/archive.js';
+import type { CopyResult } from './archive/archive.js';
+import { gaveUp } from './channel/channel-errors.js';
+import type { RemoteSample } from './channel/messages.js';
 import type { Limits } from './config.js';
 import type { SandboxConnections } from './connections.js';
-import type { CallOptions, ContainerDetails, ContainerState, Engine } from './engine/engine.js';
-import { isSandyardError, SandyardError, type ErrorCode } from './errors.js';
+import { copyFrom, copyTo, type CopyFromOptions, type CopyOptions } from './copy.js';
+import type { EngineClock } from './record/engine-clock.js';
+import type { CallOptions, ContainerDetails, Engine } from './engine/engine.js';
+import { isSandyardError, SandyardError } from './errors.js';
 import { SandboxFiles } from './files/files.js';
-import { giveUpOn } from './process/giving-up.js';
-import type { Log } from './log.js';
 import { connectPort } from './files/port.js';
+import type { Inventory } from './fleet/inventory.js';
+import type { KnownLeases } from './record/leases.js';
+import type { LifecycleEvents, LifecycleEventType } from './fleet/lifecycle.js';
 import {
   exec,
   spawn,
@@ -22,47 +24,21 @@ import {
   type SpawnOptions,
 } from './process/process.js';
 import { SandboxProcesses } from './process/processes.js';
-import { toRecord, type KnownLeases, type SandboxRecord } from './record.js';
-import type { HeldChannel, ProcessTarget } from './process/remote-run.js';
+import type { ProcessTarget } from './process/remote-run.js';
 import type { SandboxProcess } from './process/sandbox-process.js';
+import type { SandboxRecord } from './record/record.js';
+import type { Records } from './fleet/records.js';
+import { toInfo, type SandboxInfo } from './sandbox-info.js';
 import { fields, parseInput, renewOptionsSchema } from './schemas.js';
+import type { Telemetry } from './telemetry.js';
 
-export type { CallOptions };
-
-const COPY_MAX_BYTES = 16 * 1024 ** 3;
-const COPY_MAX_ENTRIES = 1_000_000;
 const STOP_GRACE_MS = 2000;
+/** How long `wait` relies on being told: then it looks itself. */
+const WAIT_MS = 5000;
 
-export interface SandboxInfo {
-  readonly id: string;
-  /** The container's name, `sandyard-ID`. */
-  readonly name: string;
-  readonly containerId: string;
-  readonly projectName: string | null;
-  readonly state: ContainerState;
-  readonly image: string;
-  readonly owner: string;
-  readonly createdAt: Date;
-  /** When its lease runs out, unless it is renewed. */
-  readonly expiresAt: Date;
-  /** `null` where it never ran, and in a list, which doesn't inspect each; as the two that follow. */
-  readonly startedAt: Date | null;
-  readonly finishedAt: Date | null;
-  readonly exitCode: number | null;
-  readonly ttlMs: number;
-  readonly idleTimeoutMs: number | null;
-  readonly limits: {
-    readonly memoryBytes: number;
-    readonly cpus: number;
-    readonly pids: number;
-    readonly nofile: number;
-  };
-  readonly network: 'none' | 'bridge';
-  readonly workdir: string;
-  readonly user: string;
-  /** The engine's runtime that was asked for; `null` for its default. */
-  readonly runtime: string | null;
-  readonly metadata: Readonly<Record<string, string>>;
+export interface StopOptions extends CallOptions {
+  /** How long what runs may take to end after SIGTERM. Default: 2000. */
+  readonly graceMs?: number | undefined;
 }
 
 export interface SandboxStats {
@@ -79,34 +55,18 @@ export interface SandboxStats {
   readonly at: Date;
 }
 
-export interface CopyOptions extends CallOptions {
-  /** Names to leave out: see `packDirectory`. */
-  readonly exclude?: readonly string[] | undefined;
-}
-
-export interface CopyFromOptions extends CopyOptions {
-  /** Ends with `archive_too_large` beyond this. Defaults: 16 GiB, a million entries. */
-  readonly maxBytes?: number | undefined;
-  readonly maxEntries?: number | undefined;
-}
-
 /** What a sandbox needs of its manager. */
 export interface SandboxContext {
   readonly engine: Engine;
   readonly connections: SandboxConnections;
+  readonly records: Records;
   readonly leases: KnownLeases;
+  readonly inventory: Inventory;
+  readonly lifecycle: LifecycleEvents;
+  readonly clock: EngineClock;
   readonly limits: Limits;
-  readonly log: Log;
+  readonly telemetry: Telemetry;
 }
-
-/** Faults of the way into a sandbox, without which the engine can still tell what it is. */
-const UNREACHABLE: readonly ErrorCode[] = [
-  'wrong_state',
-  'sandbox_died',
-  'channel_failed',
-  'engine_error',
-  'engine_timeout',
-];
 
 /** A handle of one sandbox. Several may be had of the same one; they share one connection. */
 export class Sandbox implements AsyncDisposable {
@@ -121,9 +81,11 @@ export class Sandbox implements AsyncDisposable {
     this.#context = context;
     this.#record = record;
     this.#target = {
-      hold: () => context.connections.hold(record),
+      hold: () => context.connections.use(record),
       user: toUserIds(record.user),
       workdir: record.workdir,
+      env: record.env,
+      telemetry: context.telemetry,
       execTimeoutMs: context.limits.execTimeoutMs,
       calls: context.connections.calls,
     };
@@ -137,10 +99,9 @@ export class Sandbox implements AsyncDisposable {
 
   /** What it is and how it is. Throws `sandbox_not_found`. */
   async inspect({ signal }: CallOptions = {}): Promise<SandboxInfo> {
-    const details = await this.#context.engine.inspectContainer(this.#record.name, { signal });
-    const record = toRecord(details) ?? this.#record;
-    if (details.state === 'running') await this.#readLease(signal);
-    return toInfo(record, { expiresAt: this.#context.leases.endOf(record), details });
+    const details = await this.#look(signal);
+    if (details.state === 'running') await this.#context.records.see(this.#record, signal);
+    return this.#show(details);
   }
 
   /** Runs a command to its end; see `ExecResult`. */
@@ -167,17 +128,7 @@ export class Sandbox implements AsyncDisposable {
    * a directory. Modes, links, empty directories and names are kept; all of it belongs to the sandbox's user.
    */
   async copyTo(hostPath: string, sandboxPath: string, options: CopyOptions = {}): Promise<CopyResult> {
-    const { exclude = [], signal } = options;
-    const source = await findSource(hostPath);
-    if (source.isDirectory) {
-      const { tar, result } = await packDirectory(hostPath, { exclude, ...(signal && { signal }) });
-      await this.files.writeArchive(sandboxPath, tar, { signal });
-      return result();
-    }
-    const target = await this.#fileTarget(sandboxPath, basename(hostPath), { signal });
-    const { mode, size } = await stat(source.path);
-    await this.files.write(target, createReadStream(source.path), { mode: mode & 0o777, signal });
-    return { entries: 1, bytes: size };
+    return copyTo(this.files, { hostPath, sandboxPath, ...options });
   }
 
   /**
@@ -186,28 +137,69 @@ export class Sandbox implements AsyncDisposable {
    * put in place.
    */
   async copyFrom(sandboxPath: string, hostPath: string, options: CopyFromOptions = {}): Promise<CopyResult> {
-    const { exclude = [], maxBytes = COPY_MAX_BYTES, maxEntries = COPY_MAX_ENTRIES, signal } = options;
-    const isDirectory = await this.#isDirectory(sandboxPath, { signal });
-    const tar = await this.files.readArchive(sandboxPath, { signal });
-    if (!isDirectory) return extractFile(tar, hostPath, { maxBytes, ...(signal && { signal }) });
-    return extractArchive(tar, hostPath, { exclude, maxBytes, maxEntries, ...(signal && { signal }) });
+    return copyFrom(this.files, { hostPath, sandboxPath, ...options });
   }
 
-  /** Starts it again after a stop. Its files are there; what ran is not. */
-  async start(options: CallOptions = {}): Promise<SandboxInfo> {
-    await this.#context.engine.startContainer(this.#record.name, options);
-    return this.inspect(options);
+  /**
+   * Starts it again after a stop, with a new lease where the old one has stopped it. Its files are there; what ran is not.
+   */
+  async start({ signal }: CallOptions = {}): Promise<SandboxInfo> {
+    await this.#change(['started'], (engine) => engine.startContainer(this.#record.containerId, { signal }));
+    if (this.#record.onExpiry === 'pause') await this.#context.records.revive(this.#record, signal);
+    return this.inspect({ signal });
   }
 
   /**
    * Ends all that runs in it, by SIGTERM and, after `graceMs` (2000), by SIGKILL, and keeps its files. Its lease goes on.
    */
-  async stop(options: CallOptions & { graceMs?: number | undefined } = {}): Promise<SandboxInfo> {
+  async stop(options: StopOptions = {}): Promise<SandboxInfo> {
     const { signal } = options;
     const graceMs = parseInput(fields.graceMs, options.graceMs ?? STOP_GRACE_MS, 'grace period');
     const graceSeconds = Math.ceil(graceMs / 1000);
-    await this.#context.engine.stopContainer(this.#record.name, { signal, graceSeconds });
+    await this.#change(['stopped'], (engine) =>
+      engine.stopContainer(this.#record.containerId, { signal, graceSeconds }),
+    );
     return this.inspect({ signal });
+  }
+
+  /** Stops it and starts it. */
+  async restart(options: StopOptions = {}): Promise<SandboxInfo> {
+    await this.stop(options);
+    return this.start({ signal: options.signal });
+  }
+
+  /**
+   * Halts all that runs in it, and keeps it in memory. Its lease goes on: when that ends, a paused sandbox can't end itself, and is
+   * removed by a manager. Throws `wrong_state` when it doesn't run.
+   */
+  async pause({ signal }: CallOptions = {}): Promise<SandboxInfo> {
+    await this.#change(['paused'], (engine) => engine.pauseContainer(this.#record.containerId, { signal }));
+    return this.inspect({ signal });
+  }
+
+  /** Has it go on, with a new lease where the end of the old one has paused it. */
+  async unpause({ signal }: CallOptions = {}): Promise<SandboxInfo> {
+    await this.#change(['unpaused'], (engine) => engine.unpauseContainer(this.#record.containerId, { signal }));
+    await this.#context.records.revive(this.#record, signal);
+    return this.inspect({ signal });
+  }
+
+  /**
+   * Waits until it runs no more, or is paused no more and has ended: for how it ended, or `null` when it was removed. One that was
+   * never started is waited for, too.
+   */
+  async wait({ signal }: CallOptions = {}): Promise<SandboxInfo | null> {
+    for (;;) {
+      try {
+        const details = await this.#look(signal);
+        if (details.state === 'exited') return this.#show(details);
+      } catch (error) {
+        if (isSandyardError(error, 'sandbox_not_found')) return null;
+        throw error;
+      }
+      await this.#context.inventory.changed(this.id, { atMostMs: WAIT_MS, signal });
+      if (signal?.aborted === true) throw gaveUp(signal);
+    }
   }
 
   /**
@@ -217,27 +209,35 @@ export class Sandbox implements AsyncDisposable {
   async renew(options: CallOptions & { ttlMs?: number | undefined } = {}): Promise<SandboxInfo> {
     const { signal, ...rest } = options;
     const { ttlMs = this.#record.ttlMs } = parseInput(renewOptionsSchema, rest, 'renew options');
-    const now = Date.now();
-    const last = this.#record.createdAt.getTime() + this.#record.maxLifetimeMs;
+    const now = this.#context.clock.now().getTime();
+    const last = this.#record.agesFrom.getTime() + this.#record.maxLifetimeMs;
     if (now + ttlMs > last) {
       throw new SandyardError('limit_exceeded', 'The lease would end after the longest lifetime of the sandbox.', {
-        hint: `It may live until ${new Date(last).toISOString()}; ask for ${Math.max(0, last - now)} ms at most.`,
+        hint: `It may live until ${new Date(last).toISOString()}; ask for ${Math.max(0, Math.floor(last - now))} ms at most.`,
       });
     }
-    const details = await this.#context.engine.inspectContainer(this.#record.name, { signal });
+    const details = await this.#look(signal);
     if (details.state !== 'running') {
       throw new SandyardError('wrong_state', `The sandbox ${this.id} is ${details.state}, and keeps its own lease.`, {
-        hint: 'Start it first, then renew it.',
+        hint: details.state === 'paused' ? 'Unpause it first, then renew it.' : 'Start it first, then renew it.',
       });
     }
-    const { leaseLeftMs } = await this.#ask((held) => held.channel.setRecord({ ttlMs }), signal);
-    const expiresAt = this.#context.leases.renew(this.id, leaseLeftMs ?? ttlMs);
-    return toInfo(toRecord(details) ?? this.#record, { expiresAt, details });
+    await this.#context.records.renew(this.#record, ttlMs, signal);
+    this.#context.lifecycle.intend(this.id, 'requested', ['renewed']);
+    this.#context.lifecycle.tell({ type: 'renewed', record: this.#record, reason: 'requested' });
+    this.#context.telemetry.event('renewed');
+    return this.#show(details);
   }
 
   /** What it uses now. Throws `wrong_state` when it doesn't run. */
   async stats({ signal }: CallOptions = {}): Promise<SandboxStats> {
-    const { memoryLimitBytes, processes, ...usage } = await this.#ask(({ channel }) => channel.usage(), signal);
+    const {
+      memoryLimitBytes,
+      processes,
+      machineAvailableBytes: _memory,
+      diskFreeBytes: _disk,
+      ...usage
+    } = await this.#context.records.ask(this.#record, ({ channel }) => channel.usage(), signal);
     return {
       ...usage,
       memoryLimitBytes: memoryLimitBytes ?? this.#record.limits.memoryBytes,
@@ -246,62 +246,40 @@ export class Sandbox implements AsyncDisposable {
     };
   }
 
+  /** What it used in the last hour since it was started, a sample each ten seconds, the oldest first. */
+  async statsHistory({ signal }: CallOptions = {}): Promise<RemoteSample[]> {
+    return this.#context.records.ask(this.#record, ({ channel }) => channel.usageHistory(), signal);
+  }
+
   /** Removes it with all that is in it. Succeeds when it is gone already. */
   async destroy(options: CallOptions = {}): Promise<void> {
-    await this.#context.engine.removeContainer(this.#record.name, options);
+    await this.#change(['stopped', 'destroyed'], (engine) => engine.removeContainer(this.#record.containerId, options));
     this.#context.connections.destroyed(this.id);
     this.#context.leases.forget(this.id);
+    this.#context.inventory.remove(this.id);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.destroy();
   }
 
-  async #isDirectory(path: string, { signal }: CallOptions): Promise<boolean> {
+  #look(signal: AbortSignal | undefined): Promise<ContainerDetails> {
+    return this.#context.engine.inspectContainer(this.#record.containerId, { signal });
+  }
+
+  #show(details: ContainerDetails): SandboxInfo {
+    return toInfo(this.#record, { expiresAt: this.#context.leases.endOf(this.#record), details });
+  }
+
+  /** What the engine then tells of it, of these types, was asked for. */
+  async #change(types: readonly LifecycleEventType[], act: (engine: Engine) => Promise<void>): Promise<void> {
+    const takeBack = this.#context.lifecycle.intend(this.id, 'requested', types);
     try {
-      const { type } = await this.files.stat(path, { followLinks: true, signal });
-      return type === 'directory';
+      await act(this.#context.engine);
     } catch (error) {
-      if (isSandyardError(error, 'not_a_directory') || isSandyardError(error, 'file_not_found')) return false;
+      // What wasn't waited for to its end may yet come about.
+      if (!isSandyardError(error, 'aborted') && !isSandyardError(error, 'engine_timeout')) takeBack();
       throw error;
     }
   }
-
-  async #fileTarget(path: string, name: string, options: CallOptions): Promise<string> {
-    if (path.endsWith('/')) return `${path}${name}`;
-    return (await this.#isDirectory(path, options)) ? `${path}/${name}` : path;
-  }
-
-  /** Notes the lease as the sandbox has it now. Where that can't be had, what was last seen stands. */
-  async #readLease(signal: AbortSignal | undefined): Promise<void> {
-    try {
-      const { leaseLeftMs } = await this.#ask(({ channel }) => channel.record(), signal);
-      if (leaseLeftMs !== null) this.#context.leases.see(this.#record, leaseLeftMs);
-    } catch (error) {
-      if (!UNREACHABLE.some((code) => isSandyardError(error, code))) throw error;
-      this.#context.log.warn({ sandbox: this.id, error }, 'could not read the lease of a running sandbox');
-    }
-  }
-
-  async #ask<Answer>(act: (held: HeldChannel) => Promise<Answer>, signal: AbortSignal | undefined): Promise<Answer> {
-    const held = this.#target.hold();
-    const answer = act(held).finally(() => held.release());
-    return signal === undefined ? answer : giveUpOn(answer, signal);
-  }
-}
-
-/** What is shown of a sandbox. */
-export function toInfo(
-  record: SandboxRecord,
-  { expiresAt, details }: { expiresAt: Date; details?: ContainerDetails },
-): SandboxInfo {
-  const { maxLifetimeMs: _, ...shown } = record;
-  return {
-    ...shown,
-    state: details?.state ?? record.state,
-    expiresAt,
-    startedAt: details?.startedAt ?? null,
-    finishedAt: details?.finishedAt ?? null,
-    exitCode: details?.state === 'exited' ? details.exitCode : null,
-  };
 }

@@ -1,4 +1,5 @@
 import { posix } from 'node:path';
+import { customAlphabet } from 'nanoid';
 import { z } from 'zod';
 
 import { SandyardError, type InputIssue } from './errors.js';
@@ -167,6 +168,9 @@ function totalBytes(values: readonly string[]): number {
   return values.reduce((sum, value) => sum + Buffer.byteLength(value), 0);
 }
 
+/** Ids become container names and host names, so they are lower-case letters and digits. */
+export const newSandboxId = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 12);
+
 /** The single fields, with what they mean. Library options and REST bodies are composed of the same ones. */
 export const fields = {
   id: z
@@ -183,6 +187,16 @@ export const fields = {
   env: envSchema.describe('Environment variables.'),
   network: z.enum(['none', 'bridge']).describe('"none" has only a loopback interface; "bridge" reaches the network.'),
   durationMs,
+  onExpiry: z
+    .enum(['destroy', 'stop', 'pause'])
+    .describe(
+      'What becomes of it when its lease or its idle timeout ends: "destroy", "stop" (its files stay), or "pause" (its processes stay).',
+    ),
+  wakeOnUse: z
+    .boolean()
+    .describe(
+      'Whether a command, a file or a terminal starts it again when its lease or idle timeout has stopped or paused it.',
+    ),
   metadata: metadataSchema.describe('Your own key-value pairs; they come back when the sandbox is inspected.'),
   labels: labelsSchema.describe('More labels for the container.'),
   image: imageSchema.describe('The image to run; the engine must have it.'),
@@ -236,6 +250,9 @@ export const createOptionsSchema = z.strictObject({
   network: fields.network.optional(),
   ttlMs: fields.durationMs.optional(),
   idleTimeoutMs: fields.durationMs.optional(),
+  maxLifetimeMs: fields.durationMs.optional(),
+  onExpiry: fields.onExpiry.optional(),
+  wakeOnUse: fields.wakeOnUse.optional(),
   metadata: fields.metadata.optional(),
   labels: fields.labels.optional(),
   workdir: fields.path.optional(),

@@ -11,10 +11,11 @@ const WARDEN_DIRECTORY = '/usr/lib/sandyard';
 export const WARDEN_PATH = `${WARDEN_DIRECTORY}/warden`;
 
 /** An image with this label has a warden at that path, which speaks this version of the protocol. */
-const WARDEN_LABEL = 'sandyard.warden';
+export const WARDEN_LABEL = 'sandyard.warden';
 const PROTOCOL_VERSION = '1';
 /** The image that `npm run setup` builds. */
 const OUR_IMAGE = 'sandyard-sandbox:latest';
+const VOLUME_PREFIX = 'sandyard-warden-';
 
 /** Brings the warden to the containers of one engine. */
 export class WardenDelivery {
@@ -33,7 +34,7 @@ export class WardenDelivery {
     if (hasWarden(image)) return undefined;
     const source = await this.#findSource();
     // One for each warden: one that containers use is never changed.
-    const name = `sandyard-warden-${source.id.replace(/^sha256:/, '').slice(0, 12)}`;
+    const name = `${VOLUME_PREFIX}${source.id.replace(/^sha256:/, '').slice(0, 12)}`;
     await this.#fill(name, source.id);
     return { name, target: WARDEN_DIRECTORY };
   }
@@ -71,6 +72,12 @@ export class WardenDelivery {
     filled.catch(() => this.#filled.delete(name));
     return filled;
   }
+}
+
+/** The image that a volume has its warden from; `undefined` when it isn't one of those volumes. */
+export function wardenVolumeImage(volume: string): string | undefined {
+  const image = volume.startsWith(VOLUME_PREFIX) ? volume.slice(VOLUME_PREFIX.length) : '';
+  return image === '' ? undefined : image;
 }
 
 function hasWarden({ labels }: ImageInfo): boolean {

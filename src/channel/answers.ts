@@ -5,9 +5,22 @@ import type {
   RemoteRecord,
   RemoteStage,
   RemoteUsage,
+  RemoteSample,
 } from './messages.js';
 import { RemoteError } from './messages.js';
-import { HELLO_MAGIC, MAX_PIECE_BYTES, PayloadReader, ProtocolFault, readU64, showText, SpawnFlag } from './wire.js';
+import {
+  HELLO_MAGIC,
+  MAX_BLOB_BYTES,
+  MAX_PIECE_BYTES,
+  MAX_SAMPLES,
+  MAX_TIME_MS,
+  ON_EXPIRY,
+  PayloadReader,
+  ProtocolFault,
+  readU64,
+  showText,
+  SpawnFlag,
+} from './wire.js';
 
 const OUTCOMES: readonly (RemoteOutcome | undefined)[] = [
   undefined,
@@ -17,9 +30,7 @@ const OUTCOMES: readonly (RemoteOutcome | undefined)[] = [
   'oom_killed',
   'killed',
 ];
-const ALL_ONES = 0xffff_ffff_ffff_ffffn;
 const MAX_DATE_MS = 8.64e15;
-const MAX_BLOB_BYTES = 32 * 1024;
 /** 2 KiB of arguments, each with its length, the id and the numbers. */
 const MAX_LISTED_BYTES = 16 * 1024;
 const PROCESS_ID = /^[A-Za-z0-9_.-]{1,64}$/;
@@ -172,12 +183,11 @@ export function decodeListed(payload: Buffer): RemoteProcessInfo {
 export function decodeUsage(payload: Buffer): RemoteUsage {
   return readWhole(payload, (reader) => {
     const memoryBytes = reader.u64();
-    const limit = reader.bigU64();
-    // A limit that no number can hold is none, either.
-    const memoryLimitBytes = limit === ALL_ONES || limit > BigInt(Number.MAX_SAFE_INTEGER) ? null : Number(limit);
-    const cpuSeconds = reader.u64() / 1e9;
+    const memoryLimitBytes = known(reader.bigU64());
+    const cpuSeconds = seconds(reader.bigU64());
     const processes = reader.u64();
     const [networkReceivedBytes, networkSentBytes, oomKills] = [reader.u64(), reader.u64(), reader.u64()];
+    const [machineAvailableBytes, diskFreeBytes] = [known(reader.bigU64()), known(reader.bigU64())];
     return {
       memoryBytes,
       memoryLimitBytes,
@@ -186,19 +196,63 @@ export function decodeUsage(payload: Buffer): RemoteUsage {
       networkReceivedBytes,
       networkSentBytes,
       oomKills,
+      machineAvailableBytes,
+      diskFreeBytes,
     };
+  });
+}
+
+export function decodeSamples(payload: Buffer): RemoteSample[] {
+  return readWhole(payload, (reader) => {
+    const count = reader.u32();
+    if (count > MAX_SAMPLES) throw new ProtocolFault('there are more samples than are kept');
+    return Array.from({ length: count }, () => ({
+      at: date(reader.u64()),
+      memoryBytes: reader.u64(),
+      cpuSeconds: seconds(reader.bigU64()),
+      processes: reader.u64(),
+      networkReceivedBytes: reader.u64(),
+      networkSentBytes: reader.u64(),
+    }));
   });
 }
 
 export function decodeRecord(payload: Buffer): RemoteRecord {
   return readWhole(payload, (reader) => {
     const version = reader.bigU64();
-    const lease = reader.i64();
-    const idle = reader.i64();
+    if (version === 0n) throw new ProtocolFault('the record has no version');
+    const leaseLeftMs = leftOf(reader);
+    const idleMs = timeout(reader.u64());
+    const renewMs = timeout(reader.u64());
+    const onExpiry = ON_EXPIRY[reader.u8()];
+    if (onExpiry === undefined) throw new ProtocolFault('the record has no such end of a lease');
+    const lastLeftMs = leftOf(reader);
+    const taken = reader.bool();
     const blob = Buffer.from(reader.str()); // kept for long: not the chunk that it came in
     if (blob.length > MAX_BLOB_BYTES) throw new ProtocolFault('the record is too large');
-    return { version, leaseLeftMs: lease < 0 ? null : lease, idleMs: idle <= 0 ? null : idle, blob };
+    return { version, leaseLeftMs, idleMs, renewMs, onExpiry, lastLeftMs, taken, blob };
   });
+}
+
+function leftOf(reader: PayloadReader): number | null {
+  const left = reader.i64();
+  if (left < -1 || left > MAX_TIME_MS) throw new ProtocolFault('a time is absurdly long');
+  return left === -1 ? null : left;
+}
+
+function timeout(ms: number): number | null {
+  if (ms > MAX_TIME_MS) throw new ProtocolFault('a time is absurdly long');
+  return ms === 0 ? null : ms;
+}
+
+/** One that no number can hold is as good as unknown. */
+function known(bytes: bigint): number | null {
+  return bytes > BigInt(Number.MAX_SAFE_INTEGER) ? null : Number(bytes);
+}
+
+/** Not exactly: the nanoseconds of a hundred days of all processors are more than a number holds. */
+function seconds(nanoseconds: bigint): number {
+  return Number(nanoseconds) / 1e9;
 }
 
 function readWhole<T>(payload: Buffer, read: (reader: PayloadReader) => T): T {

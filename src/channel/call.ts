@@ -3,7 +3,7 @@ import { gaveUp, notInTime } from './channel-errors.js';
 import type { RemoteError } from './messages.js';
 import type { Pending, PendingHost } from './pending.js';
 import type { Encoded } from './requests.js';
-import { settleable } from './settleable.js';
+import { settleable } from '../settleable.js';
 import type { StreamOwner, Tunnel } from './tunnel.js';
 import { FrameType, ProtocolFault } from './wire.js';
 

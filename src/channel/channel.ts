@@ -1,5 +1,5 @@
 import { SandyardError } from '../errors.js';
-import { decodeExit, decodeListed, decodeRecord, decodeUsage } from './answers.js';
+import { decodeExit, decodeListed, decodeRecord, decodeSamples, decodeUsage } from './answers.js';
 import { Call, done, one, type CallOptions } from './call.js';
 import { gaveUp } from './channel-errors.js';
 import type { Connect } from './dial.js';
@@ -10,15 +10,18 @@ import type {
   RemoteProcessInfo,
   RemoteRecord,
   RemoteUsage,
+  RemoteSample,
   SpawnRequest,
 } from './messages.js';
 import { Ping } from './ping.js';
 import { RemoteProcess, type RemoteProcessOptions } from './remote-process.js';
 import { encodeKill, encodeNamed, encodePlain, encodeRecordSet, encodeSignal, encodeSpawn } from './requests.js';
-import { FrameType, ProtocolFault } from './wire.js';
+import { FrameType, MAX_SAMPLES, ProtocolFault } from './wire.js';
 
 const ANSWER_MS = 30_000;
 const WINDOW_BYTES = 512 * 1024;
+/** Of a frame that says none: it would have no end of them. */
+const NO_SAMPLES_BYTES = 4;
 const MAX_LISTED = 100_000;
 const MAX_LISTED_BYTES = 16 * 1024 * 1024;
 
@@ -143,6 +146,24 @@ export class Channel {
     });
   }
 
+  /** What it used in the last hour, the oldest first. */
+  async usageHistory(): Promise<RemoteSample[]> {
+    let samples: RemoteSample[] = [];
+    const answer = (type: number, payload: Buffer) => {
+      if (type !== FrameType.usageSamples) return { value: done(type, payload) };
+      samples.push(...decodeSamples(payload));
+      if (payload.length <= NO_SAMPLES_BYTES || samples.length > MAX_SAMPLES) {
+        throw new ProtocolFault('it tells no end of what it used');
+      }
+      return undefined;
+    };
+    const onSend = () => {
+      samples = []; // what came before a cut comes again
+    };
+    await this.#ask({ request: encodePlain('usageHistory'), doing: 'tell what it used', answer, onSend });
+    return samples;
+  }
+
   async record(): Promise<RemoteRecord> {
     return this.#ask({
       request: encodePlain('recordGet'),
@@ -168,6 +189,11 @@ export class Channel {
   /** Connects, where there is no connection. */
   async open(): Promise<void> {
     return this.#pingOnce({ doing: 'connect', asks: false });
+  }
+
+  /** Gives up the connection there is: what is asked next, and what waits, has another opened. */
+  cut(): void {
+    this.#link.cut();
   }
 
   /** Everything that waits rejects with `manager_closed`. What runs, runs on. */

@@ -1,6 +1,6 @@
 import { isSandyardError } from '../errors.js';
 import type { Hello } from './answers.js';
-import { channelClosed, sandboxDestroyed, sandboxDied, type TunnelEnd } from './channel-errors.js';
+import { channelClosed, channelFailed, sandboxDestroyed, sandboxDied, type TunnelEnd } from './channel-errors.js';
 import { Dial, type Connect } from './dial.js';
 import type { Pending, PendingHost } from './pending.js';
 import type { KeepAlive, Tunnel } from './tunnel.js';
@@ -75,6 +75,14 @@ export class Link implements PendingHost {
     this.#failures = 0;
   }
 
+  /** Gives up the tunnel there is: what waits is asked again through another. */
+  cut(): void {
+    const tunnel = this.#tunnel;
+    if (tunnel === undefined) return;
+    tunnel.close();
+    this.#ended({ kind: 'cut', error: channelFailed('its connection was given up') });
+  }
+
   /** `destroyed`: because there is nothing any more at its other end. */
   close({ destroyed = false } = {}): void {
     if (this.#closed) return;
@@ -129,24 +137,33 @@ export class Link implements PendingHost {
 
   /** Tries again, or tells all that waits. */
   #failed({ kind, error }: TunnelEnd): void {
+    if (isPaused(error)) return this.#waitUntilUnpaused(error);
     const now = performance.now();
     this.#troubleSince ??= now;
     const waitedMs = now - this.#troubleSince;
     const patienceMs = kind === 'fault' ? 0 : this.#patienceFor(error);
-    if (this.#pending.size > 0 && waitedMs < patienceMs) {
-      const { retryFirstMs, retryMostMs } = this.#times;
-      const delayMs = this.#failures === 0 ? 0 : Math.min(retryMostMs, retryFirstMs * 2 ** (this.#failures - 1));
-      this.#failures += 1;
-      this.#retry = setTimeout(() => {
-        this.#retry = undefined;
-        this.#open();
-      }, delayMs);
-      return;
-    }
+    if (this.#pending.size > 0 && waitedMs < patienceMs) return this.#retryLater();
     this.#troubleSince = undefined;
     this.#failures = 0;
     const gone = isSandyardError(error, 'wrong_state') || isSandyardError(error, 'sandbox_not_found');
     this.#failAll(({ sent, endsWithSandbox }) => (gone && sent && endsWithSandbox ? sandboxDied(error) : error));
+  }
+
+  #retryLater(): void {
+    const { retryFirstMs, retryMostMs } = this.#times;
+    const delayMs = this.#failures === 0 ? 0 : Math.min(retryMostMs, retryFirstMs * 2 ** (this.#failures - 1));
+    this.#failures += 1;
+    this.#retry = setTimeout(() => {
+      this.#retry = undefined;
+      this.#open();
+    }, delayMs);
+  }
+
+  /** What runs in a paused sandbox stands still, and goes on some time; nothing else can be had of it. */
+  #waitUntilUnpaused(error: Error): void {
+    this.#troubleSince = undefined;
+    for (const pending of this.#all()) if (!pending.sent || !pending.endsWithSandbox) pending.fail(error);
+    if (this.#pending.size > 0) this.#retryLater();
   }
 
   /** A caller that nothing was sent for is told at once that the engine is away; what runs is worth waiting for. */
@@ -173,4 +190,8 @@ export class Link implements PendingHost {
   #all(): Pending[] {
     return [...this.#pending];
   }
+}
+
+function isPaused(error: Error): boolean {
+  return isSandyardError(error, 'wrong_state') && error.details['state'] === 'paused';
 }

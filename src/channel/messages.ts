@@ -1,3 +1,5 @@
+import type { ON_EXPIRY } from './wire.js';
+
 /** What a manager asks of the warden, and what it is told. `warden/PROTOCOL.md` says what each field means. */
 
 export interface TerminalSize {
@@ -100,14 +102,39 @@ export interface RemoteUsage {
   readonly networkReceivedBytes: number;
   readonly networkSentBytes: number;
   readonly oomKills: number;
+  /** Of the machine that the sandbox is on, or of gVisor's sandbox, which shows no other; `null` when it isn't known. */
+  readonly machineAvailableBytes: number | null;
+  /** Of the file system that the sandbox's root is on; `null` when it isn't known. */
+  readonly diskFreeBytes: number | null;
 }
+
+/** What the warden noted by itself, each ten seconds. */
+export interface RemoteSample {
+  readonly at: Date;
+  /** Without what the kernel can take back. */
+  readonly memoryBytes: number;
+  readonly cpuSeconds: number;
+  readonly processes: number;
+  readonly networkReceivedBytes: number;
+  readonly networkSentBytes: number;
+}
+
+/** What the warden does with the sandbox when its lease or its idle timeout ends. */
+export type OnExpiry = (typeof ON_EXPIRY)[number];
 
 export interface RemoteRecord {
   readonly version: bigint;
-  /** How long the sandbox has yet; `null` when it has no lease. */
+  /** How long the sandbox has yet; `null` when it has no lease, 0 when it has ended. */
   readonly leaseLeftMs: number | null;
   /** `null` when it has no idle timeout. */
   readonly idleMs: number | null;
+  /** The lease that it gets when it is started after the old one ended; `null` when it gets none. */
+  readonly renewMs: number | null;
+  readonly onExpiry: OnExpiry;
+  /** Until the end of its longest lifetime, which no lease goes beyond; `null` when it has none. */
+  readonly lastLeftMs: number | null;
+  /** Whether anybody ever set its lease: until then it has only the time to be set up. */
+  readonly taken: boolean;
   readonly blob: Uint8Array;
 }
 
@@ -116,8 +143,14 @@ export interface RecordChange {
   readonly version?: bigint | undefined;
   /** A new lease from now; the old one goes on when left out. */
   readonly ttlMs?: number | undefined;
+  /** What it is granted anew when it is started after its lease ended; as it was when left out. */
+  readonly renewMs?: number | undefined;
   /** `null` for none; as it was when left out. */
   readonly idleMs?: number | null | undefined;
+  /** As it was when left out. */
+  readonly onExpiry?: OnExpiry | undefined;
+  /** The end of its longest lifetime, from now; as it was when left out. */
+  readonly lastMs?: number | undefined;
   /** 32 KiB at the most; as it was when left out. */
   readonly blob?: Uint8Array | undefined;
 }

@@ -1,6 +1,6 @@
 import { notInTime } from './channel-errors.js';
 import type { Pending, PendingHost } from './pending.js';
-import { settleable } from './settleable.js';
+import { settleable } from '../settleable.js';
 import type { Tunnel } from './tunnel.js';
 
 /** Waits for a tunnel, and for its answer where one is asked for. */

@@ -14,7 +14,7 @@ import type { RemoteExit, RemoteOutput, RemoteStart, TerminalSize } from './mess
 import type { Pending, PendingHost } from './pending.js';
 import { OutputReceiver } from './output-receiver.js';
 import { encodeAttach, encodeResize, type Encoded } from './requests.js';
-import { settleable } from './settleable.js';
+import { settleable } from '../settleable.js';
 import type { Tunnel } from './tunnel.js';
 import { FrameType, ProtocolFault } from './wire.js';
 

@@ -5,6 +5,8 @@ import {
   HEADER_BYTES,
   MAX_PAYLOAD_BYTES,
   MAX_REQUEST_BYTES,
+  MAX_TIME_MS,
+  ON_EXPIRY,
   PROTOCOL_VERSION,
   SpawnFlag,
   writeHeader,
@@ -15,6 +17,8 @@ import {
 const NOFILE = 7;
 /** As an offset of input: behind whatever was sent before. Not a number that can be an offset. */
 export const APPENDED = -1;
+/** As what the end of a lease does: as it was. */
+const KEEP_ON_EXPIRY = 255;
 const PROCESS_ID = /^[A-Za-z0-9_.-]{1,64}$/;
 
 /** A request without its header, which waits for a stream number; it may be sent again on another tunnel. */
@@ -113,20 +117,29 @@ export function encodeNamed(name: 'forget' | 'wait', id: string): Encoded {
   return { type: FrameType[name], payload: processId(id) };
 }
 
-export function encodePlain(name: 'list' | 'usage' | 'recordGet'): Encoded {
+export function encodePlain(name: 'list' | 'usage' | 'usageHistory' | 'recordGet'): Encoded {
   return { type: FrameType[name], payload: Buffer.alloc(0) };
 }
 
-export function encodeRecordSet({ version = 0n, ttlMs, idleMs, blob }: RecordChange): Encoded {
-  const fixed = Buffer.alloc(25);
+export function encodeRecordSet(change: RecordChange): Encoded {
+  const { version = 0n, ttlMs, idleMs, renewMs, onExpiry, lastMs, blob } = change;
+  const fixed = Buffer.alloc(42);
   fixed.writeBigUInt64LE(version, 0);
-  fixed.writeBigInt64LE(ttlMs === undefined ? -1n : BigInt(Math.ceil(ttlMs)), 8);
-  fixed.writeBigInt64LE(idleMs === undefined ? -1n : BigInt(Math.ceil(idleMs ?? 0)), 16);
-  fixed.writeUInt8(blob === undefined ? 0 : 1, 24);
+  fixed.writeBigInt64LE(timeOrKeep(ttlMs), 8);
+  fixed.writeBigInt64LE(timeOrKeep(idleMs), 16);
+  fixed.writeBigInt64LE(timeOrKeep(renewMs), 24);
+  fixed.writeUInt8(onExpiry === undefined ? KEEP_ON_EXPIRY : ON_EXPIRY.indexOf(onExpiry), 32);
+  fixed.writeBigInt64LE(timeOrKeep(lastMs), 33);
+  fixed.writeUInt8(blob === undefined ? 0 : 1, 41);
   return {
     type: FrameType.recordSet,
     payload: Buffer.concat([fixed, u32(blob?.length ?? 0), blob ?? Buffer.alloc(0)]),
   };
+}
+
+/** Times that no number can hold are as good as the longest that the warden takes. */
+function timeOrKeep(ms: number | null | undefined): bigint {
+  return ms === undefined ? -1n : BigInt(Math.min(Math.ceil(ms ?? 0), MAX_TIME_MS));
 }
 
 function flagsOf(request: SpawnRequest): number {

@@ -28,6 +28,7 @@ export const FrameType = {
   recordGet: 0x25,
   recordSet: 0x26,
   wait: 0x27,
+  usageHistory: 0x28,
 
   helloBack: 0x41,
   pong: 0x43,
@@ -42,7 +43,16 @@ export const FrameType = {
   listed: 0x62,
   usageIs: 0x63,
   recordIs: 0x64,
+  usageSamples: 0x67,
 } as const;
+
+/** What the end of a lease does, each at its number. */
+export const ON_EXPIRY = ['destroy', 'stop', 'pause'] as const;
+export const MAX_BLOB_BYTES = 32 * 1024;
+/** Of the times in a record. */
+export const MAX_TIME_MS = 1e15;
+/** How many samples of its usage the warden keeps. */
+export const MAX_SAMPLES = 360;
 
 export const SpawnFlag = { tty: 1, stdin: 2, runUnread: 4, text: 8, forget: 16, builtin: 32 } as const;
 

@@ -23,7 +23,7 @@ export interface Context {
   readonly stdout: Output;
   readonly stderr: Output;
   readonly version: string;
-  /** Loads the library, which takes longer than all the rest of a `--help`. */
+  /** Loads the library, which takes longer than all the rest of a `--help`. What it gives is not open yet. */
   openManager(): Promise<SandboxManager>;
   /** Starts the REST service, which then ends the program by itself. */
   serve(): Promise<void>;

@@ -1,10 +1,10 @@
-import { InvalidArgumentError, type Command } from 'commander';
+import { InvalidArgumentError, Option, type Command } from 'commander';
 
 import { SandyardError } from '../errors.js';
 import type { CreateOptions } from '../index.js';
 
 /** For a flag that may be given several times, each with `NAME=VALUE`. */
-export function collectPairs(text: string, before: Readonly<Record<string, string>> = {}): Record<string, string> {
+function collectPairs(text: string, before: Readonly<Record<string, string>> = {}): Record<string, string> {
   const at = text.indexOf('=');
   if (at < 1) throw new InvalidArgumentError('It must be NAME=VALUE.');
   // A name such as __proto__ is one like others.
@@ -22,28 +22,60 @@ function parseCount(text: string): number {
 }
 
 /** What a flag with a duration says, in milliseconds; `undefined` without one. */
-export async function toMs(flag: string, text: string | undefined): Promise<number | undefined> {
+export async function toMs(
+  flag: string,
+  text: string | undefined,
+  { orNone = false }: { orNone?: boolean } = {},
+): Promise<number | undefined> {
   if (text === undefined) return undefined;
   const { parseDuration } = await import('../schemas.js');
   const ms = parseDuration(text);
-  if (ms !== undefined && ms > 0) return ms;
+  if (ms !== undefined && (ms > 0 || orNone)) return ms;
   throw new SandyardError('validation_failed', `${flag} is ${JSON.stringify(text)}, which is no duration.`, {
     hint: 'Write a number and a unit, such as 500ms, 30s, 15m, 2h or 1d.',
   });
 }
 
-export interface CreateFlags {
+/** How a command is run, by all that run one. */
+export interface CommandFlags {
+  readonly workdir?: string;
+  readonly env?: Record<string, string>;
+  readonly user?: string;
+}
+
+export function addCommandFlags(command: Command): Command {
+  return command
+    .option('-w, --workdir <path>', 'where commands run')
+    .option('-e, --env <name=value>', 'environment variable; repeatable', collectPairs)
+    .option('-u, --user <user>', '"sandbox", or a numeric uid or uid:gid other than root');
+}
+
+/** What a command has of us while we wait for it. */
+export interface AttachFlags {
+  readonly interactive?: boolean;
+  readonly tty?: boolean;
+  readonly timeout?: string;
+}
+
+export function addAttachFlags(command: Command): Command {
+  return command
+    .option('-i, --interactive', 'pass standard input on')
+    .option('-t, --tty', 'give it a terminal; needs one here')
+    .option('--timeout <duration>', 'end it, with all that it started, after so long (exit code 124)');
+}
+
+export interface CreateFlags extends CommandFlags {
   readonly project?: string;
   readonly image?: string;
   readonly memory?: string;
   readonly cpus?: string;
   readonly pids?: number;
-  readonly env?: Record<string, string>;
   readonly network?: string;
   readonly ttl?: string;
-  readonly idle?: string;
-  readonly workdir?: string;
-  readonly user?: string;
+  readonly idleTimeout?: string;
+  readonly maxLifetime?: string;
+  readonly onExpiry?: CreateOptions['onExpiry'];
+  readonly wakeOnUse?: boolean;
   readonly runtime?: string;
   readonly label?: Record<string, string>;
   readonly metadata?: Record<string, string>;
@@ -51,21 +83,28 @@ export interface CreateFlags {
 
 /** The flags that say what a sandbox is to be. */
 export function addCreateFlags(command: Command): Command {
-  return command
+  command
     .option('--name, --project <name>', 'what it is for; several may have the same')
     .option('--image <image>', 'what it runs (default: SANDBOX_IMAGE, or sandyard-sandbox:latest)')
     .option('-m, --memory <size>', 'memory, swap included, such as 512m or 1g')
     .option('--cpus <number>', 'CPUs, such as 0.5 or 2')
     .option('--pids <number>', 'processes and threads at once', parseCount)
-    .option('-e, --env <name=value>', 'environment variable; repeatable', collectPairs)
     .option('--network <mode>', 'none, or bridge to reach the network (default: none)')
-    .option('--ttl <duration>', 'lease, such as 90s, 30m or 2h; it is removed after that')
-    .option('--idle <duration>', 'remove it when nothing was done in it for so long')
-    .option('-w, --workdir <path>', 'where commands run')
-    .option('-u, --user <user>', '"sandbox", or a numeric uid or uid:gid other than root')
+    .option('--ttl <duration>', 'lease, such as 90s, 30m or 2h; it expires after that')
+    .option('--idle, --idle-timeout <duration>', 'it expires, too, when nothing was done in it for so long')
+    .addOption(
+      new Option('--on-expiry <action>', 'what becomes of it then (default: destroy)').choices([
+        'destroy',
+        'stop',
+        'pause',
+      ]),
+    )
+    .option('--wake-on-use', 'have it start again when it is used after it has expired')
+    .option('--max-lifetime <duration>', 'how old it may become, however often its lease is renewed')
     .option('--runtime <name>', "the engine's runtime, such as runsc")
     .option('--label <name=value>', 'label of the container; repeatable', collectPairs)
     .option('--metadata <name=value>', 'what you want to find again in its description; repeatable', collectPairs);
+  return addCommandFlags(command);
 }
 
 /** As the library takes it, which checks it. */
@@ -79,7 +118,10 @@ export async function toCreateOptions(flags: CreateFlags): Promise<CreateOptions
     env: flags.env,
     network: flags.network as CreateOptions['network'],
     ttlMs: await toMs('--ttl', flags.ttl),
-    idleTimeoutMs: await toMs('--idle', flags.idle),
+    idleTimeoutMs: await toMs('--idle-timeout', flags.idleTimeout),
+    maxLifetimeMs: await toMs('--max-lifetime', flags.maxLifetime),
+    onExpiry: flags.onExpiry,
+    wakeOnUse: flags.wakeOnUse,
     workdir: flags.workdir,
     user: flags.user,
     runtime: flags.runtime,

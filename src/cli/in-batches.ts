@@ -12,3 +12,15 @@ export async function inBatches<Item, Result>(
   }
   return results;
 }
+
+/** The same, with what succeeded apart from what failed. */
+export async function succeededAndFailed<Item, Result>(
+  items: readonly Item[],
+  body: (item: Item) => Promise<Result>,
+): Promise<{ readonly succeeded: readonly Result[]; readonly faults: readonly unknown[] }> {
+  const results = await inBatches(items, body);
+  return {
+    succeeded: results.filter((result) => result.status === 'fulfilled').map(({ value }) => value),
+    faults: results.filter((result) => result.status === 'rejected').map(({ reason }): unknown => reason),
+  };
+}

@@ -1,3 +1,5 @@
+import { setMaxListeners } from 'node:events';
+
 import type { Context, InterruptSignal } from './context.js';
 import { exitCodeOfSignal } from './exit-codes.js';
 
@@ -21,6 +23,7 @@ export class Interrupt {
   #at = 0;
 
   constructor(context: Pick<Context, 'onSignal' | 'exit'>) {
+    setMaxListeners(Infinity, this.#controller.signal); // one for each thing that is under way
     this.#stop = context.onSignal((signal) => {
       const now = performance.now();
       if (this.exitCode !== undefined) {

@@ -51,6 +51,14 @@ export function formatTable(header: readonly string[], rows: readonly (readonly 
   return cells.map((row) => `${line(row).trimEnd()}\n`).join('');
 }
 
+/** One text a line, each after its label. */
+export function formatFields(fields: readonly (readonly [label: string, text: string])[]): string {
+  const widest = Math.max(...fields.map(([label]) => width(label)));
+  return fields
+    .map(([label, text]) => `${label}${' '.repeat(widest - width(label))}   ${escapeForTerminal(text)}\n`)
+    .join('');
+}
+
 function width(text: string): number {
   return Array.from(text).length;
 }
@@ -69,6 +77,19 @@ export function formatTime(time: Date, now: Date = new Date()): string {
   const count = Math.floor(Math.abs(seconds) / length);
   const text = `${count} ${unit}${count === 1 ? '' : 's'}`;
   return seconds > 0 ? `in ${text}` : `${text} ago`;
+}
+
+const DURATION_UNITS = [
+  ['d', 86_400_000],
+  ['h', 3_600_000],
+  ['m', 60_000],
+  ['s', 1000],
+] as const;
+
+/** `90s`, `2h`: as flags take it, in the largest unit in which it is a whole number. */
+export function formatDuration(ms: number): string {
+  const [unit, length] = DURATION_UNITS.find(([, length]) => ms > 0 && ms % length === 0) ?? (['ms', 1] as const);
+  return `${ms / length}${unit}`;
 }
 
 /** `1.5MiB`: four digits at the most, in binary units. */

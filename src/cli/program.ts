@@ -3,13 +3,18 @@ import { Command } from 'commander';
 import { Cli } from './cli.js';
 import { addCp } from './commands/cp.js';
 import { addCreate } from './commands/create.js';
+import { addEvents } from './commands/events.js';
 import { addExec } from './commands/exec.js';
+import { addInspect } from './commands/inspect.js';
+import { addLifecycle } from './commands/lifecycle.js';
 import { addLs } from './commands/ls.js';
 import { addPs } from './commands/ps.js';
+import { addPrune } from './commands/prune.js';
 import { addRm } from './commands/rm.js';
 import { addRun } from './commands/run.js';
 import { addServe } from './commands/serve.js';
 import { addStats } from './commands/stats.js';
+import { addWait } from './commands/wait.js';
 import type { Context } from './context.js';
 
 const DESCRIPTION = `Disposable Linux sandboxes on your own Docker engine.
@@ -28,7 +33,16 @@ Exit codes:
   125  Sandyard failed, or was not used as it should be
   126  the command can't be executed
   127  the command was not found
-  1    from rm and stats: some of what was asked for failed`;
+  1    some of what was asked for failed: from the commands that take several ids, and from prune`;
+
+const COMMANDS = [addCreate, addRun, addExec, addLs, addInspect, addPs, addCp, addStats].concat([
+  addLifecycle,
+  addWait,
+  addEvents,
+  addPrune,
+  addRm,
+  addServe,
+]);
 
 /** The commands, without anything of the library loaded: that is done by the one that runs. */
 export function createProgram(cli: Cli): Command {
@@ -58,7 +72,7 @@ export function createProgram(cli: Cli): Command {
       const { json = false, debug = false } = command.optsWithGlobals<{ json?: boolean; debug?: boolean }>();
       Object.assign(cli, { json, debug });
     });
-  for (const add of [addCreate, addRun, addExec, addLs, addPs, addCp, addStats, addRm, addServe]) add(program, cli);
+  for (const add of COMMANDS) add(program, cli);
   for (const command of [program, ...program.commands]) {
     command.option('--debug', 'print where an error comes from');
   }

@@ -3,8 +3,9 @@ import * as https from 'node:https';
 import { inspect } from 'node:util';
 import type Docker from 'dockerode';
 
-import { SandyardError } from '../errors.js';
+import { isSandyardError, SandyardError } from '../errors.js';
 import type { EngineEnvironment } from '../config.js';
+import { silentTelemetry, type EngineOperation, type OperationStatus, type Telemetry } from '../telemetry.js';
 import { describeAddress, discoverEngine, type EngineAddress } from './discovery.js';
 import type { CallOptions } from './engine.js';
 import {
@@ -14,6 +15,7 @@ import {
   translateEngineError,
   type CallSubject,
 } from './engine-errors.js';
+import { abortedError, Queues } from './queues.js';
 
 /** API versions (of Docker's Engine API) that this code was written for: 19.03 to 28. */
 const OLDEST_API = '1.40';
@@ -21,8 +23,12 @@ const NEWEST_API = '1.48';
 
 const CONNECT_DEADLINE_MS = 10_000;
 
+/** How long the engine may take for what it only looks up. It is given more than it needs under load. */
+export const QUICK_MS = 15_000;
+
 export interface CallSettings extends CallOptions, CallSubject {
-  /** How long the engine may take. */
+  readonly operation: EngineOperation;
+  /** How long the engine may take, from when it is asked. */
   readonly deadlineMs: number;
   /**
    * Whether making the call twice is the same as making it once: then it is made again when its connection turns out to
@@ -30,6 +36,8 @@ export interface CallSettings extends CallOptions, CallSubject {
    */
   readonly idempotent?: boolean;
 }
+
+type Run<T> = (docker: Docker, signal: AbortSignal) => Promise<T>;
 
 export interface Connected {
   readonly docker: Docker;
@@ -46,10 +54,13 @@ export interface Connected {
  */
 export class EngineConnection {
   readonly #source: { docker: Docker } | { env: EngineEnvironment };
+  readonly #telemetry: Telemetry;
+  readonly #queues = new Queues();
   #connecting: Promise<Connected> | undefined;
 
-  constructor(source: { docker: Docker } | { env: EngineEnvironment }) {
+  constructor(source: { docker: Docker } | { env: EngineEnvironment }, { telemetry = silentTelemetry } = {}) {
     this.#source = source;
+    this.#telemetry = telemetry;
   }
 
   async connected({ signal }: CallOptions = {}): Promise<Connected> {
@@ -62,8 +73,33 @@ export class EngineConnection {
     return withDeadline(() => connecting, { doing: 'connect', deadlineMs: CONNECT_DEADLINE_MS, signal });
   }
 
-  /** Runs one call and translates what it throws. `signal` is for the call's own `abortSignal`. */
-  async call<T>(settings: CallSettings, run: (docker: Docker, signal: AbortSignal) => Promise<T>): Promise<T> {
+  /**
+   * Runs one call, when it is its turn, and translates what it throws. `signal` is for the call's own `abortSignal`.
+   */
+  call<T>(settings: CallSettings, run: Run<T>): Promise<T> {
+    return this.#queues.run(settings, () => this.#measure(settings, () => this.#tryTwice(settings, run)));
+  }
+
+  /** Forgets the engine, and ends the connections that are kept for the next call. */
+  close(): void {
+    void this.#connecting?.then(({ agent }) => agent?.destroy()).catch(() => {});
+    this.#connecting = undefined;
+  }
+
+  async #measure<T>({ operation }: CallSettings, act: () => Promise<T>): Promise<T> {
+    const begun = performance.now();
+    let status: OperationStatus = 'ok';
+    try {
+      return await act();
+    } catch (error) {
+      status = isSandyardError(error, 'aborted') ? 'aborted' : 'error';
+      throw error;
+    } finally {
+      this.#telemetry.engineCall({ operation, status, seconds: (performance.now() - begun) / 1000 });
+    }
+  }
+
+  async #tryTwice<T>(settings: CallSettings, run: Run<T>): Promise<T> {
     try {
       return await this.#try(settings, run);
     } catch (error) {
@@ -79,13 +115,7 @@ export class EngineConnection {
     }
   }
 
-  /** Forgets the engine, and ends the connections that are kept for the next call. */
-  close(): void {
-    void this.#connecting?.then(({ agent }) => agent?.destroy()).catch(() => {});
-    this.#connecting = undefined;
-  }
-
-  async #try<T>(settings: CallSettings, run: (docker: Docker, signal: AbortSignal) => Promise<T>): Promise<T> {
+  async #try<T>(settings: CallSettings, run: Run<T>): Promise<T> {
     const connected = await this.connected({ signal: settings.signal });
     const connecting = this.#connecting;
     try {
@@ -158,10 +188,6 @@ export async function withDeadline<T>(
         (error: unknown) => settle(() => reject(error)),
       );
   });
-}
-
-function abortedError(signal: AbortSignal | undefined, doing: string): SandyardError {
-  return new SandyardError('aborted', `The caller gave up while we were about to ${doing}.`, { cause: signal?.reason });
 }
 
 async function negotiate(docker: Docker): Promise<string> {

@@ -226,6 +226,9 @@ function classify(error: unknown): Pick<EngineAttempt, 'problem' | 'detail'> {
       return { problem: 'permission', detail: 'this user may not open the socket' };
     case 'ECONNREFUSED':
       return { problem: 'refused', detail: 'nothing listens there' };
+    case 'ECONNRESET':
+    case 'EPIPE':
+      return { problem: 'unusable', detail: 'it closed the connection' };
     case undefined:
     default:
       return { problem: 'unusable', detail: message };

@@ -2,10 +2,9 @@ import type Docker from 'dockerode';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { isSandyardError, SandyardError } from '../errors.js';
-import type { EngineConnection } from './connection.js';
+import { QUICK_MS, type EngineConnection } from './connection.js';
 import { engineUnavailable, translateEngineError, WARDEN_HINT } from './engine-errors.js';
 
-const INSPECT_DEADLINE_MS = 15_000;
 /** What is killed shows as running for a moment yet, a command as well as a container. */
 const SETTLE_MS = 1000;
 
@@ -68,7 +67,7 @@ function failedProgram(program: string, { exitCode, said }: { exitCode: number; 
 
 function inspectExec(connection: EngineConnection, { container, exec }: TunnelEnd): Promise<Docker.ExecInspectInfo> {
   return connection.call(
-    { doing: 'inspect an exec', container, deadlineMs: INSPECT_DEADLINE_MS, idempotent: true },
+    { operation: 'inspect_exec', doing: 'inspect an exec', container, deadlineMs: QUICK_MS, idempotent: true },
     (_docker, abortSignal) => exec.inspect({ abortSignal }),
   );
 }
@@ -78,7 +77,7 @@ function inspectContainer(
   { container }: TunnelEnd,
 ): Promise<Docker.ContainerInspectInfo> {
   return connection.call(
-    { doing: 'inspect', container, deadlineMs: INSPECT_DEADLINE_MS, idempotent: true },
+    { operation: 'inspect_container', doing: 'inspect', container, deadlineMs: QUICK_MS, idempotent: true },
     (docker, abortSignal) => docker.getContainer(container).inspect({ abortSignal }),
   );
 }

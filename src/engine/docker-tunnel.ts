@@ -26,7 +26,7 @@ export async function openTunnel(
 ): Promise<Duplex> {
   const program = command[0] ?? '';
   const settings = { doing: 'open a tunnel', container, signal, deadlineMs: OPEN_DEADLINE_MS, idempotent: true };
-  return connection.call(settings, async (docker, abortSignal) => {
+  return connection.call({ operation: 'open_tunnel', ...settings }, async (docker, abortSignal) => {
     const exec = await docker.getContainer(container).exec({
       Cmd: [...command],
       User: '0:0',

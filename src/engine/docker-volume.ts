@@ -2,10 +2,9 @@ import type Docker from 'dockerode';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { isSandyardError, SandyardError } from '../errors.js';
-import type { EngineConnection } from './connection.js';
+import { QUICK_MS, type EngineConnection } from './connection.js';
 import type { CallOptions, VolumeContent } from './engine.js';
 
-const QUICK_MS = 15_000;
 const COPY_MS = 60_000;
 /** How long another that fills the same volume is waited for. */
 const WAIT_MS = 30_000;
@@ -47,7 +46,7 @@ export async function fillVolume(
 async function makeVolume(connection: EngineConnection, volume: VolumeContent, options: CallOptions): Promise<void> {
   const settings = { doing: `make the volume ${volume.name}`, deadlineMs: QUICK_MS, idempotent: true, ...options };
   // Gives the one that is there, whatever its labels, when there is one.
-  const { Labels } = await connection.call(settings, async (docker, abortSignal) => {
+  const { Labels } = await connection.call({ operation: 'fill_volume', ...settings }, async (docker, abortSignal) => {
     await docker.createVolume({ Name: volume.name, Labels: { ...volume.labels }, abortSignal });
     return docker.getVolume(volume.name).inspect({ abortSignal });
   });
@@ -61,8 +60,9 @@ async function makeVolume(connection: EngineConnection, volume: VolumeContent, o
 async function copyOnce(connection: EngineConnection, volume: VolumeContent, options: CallOptions): Promise<void> {
   const name = lockName(volume);
   const settings = { doing: `fill the volume ${volume.name}`, container: name, image: volume.image, ...options };
-  const { id } = await connection.call({ ...settings, deadlineMs: COPY_MS }, (docker, abortSignal) =>
-    docker.createContainer({ name, ...toCopyOptions(volume), abortSignal }),
+  const { id } = await connection.call(
+    { operation: 'fill_volume', ...settings, deadlineMs: COPY_MS },
+    (docker, abortSignal) => docker.createContainer({ name, ...toCopyOptions(volume), abortSignal }),
   );
   // Not given up with the caller: others wait for the name.
   await remove(connection, id);
@@ -87,10 +87,12 @@ async function removeStale(connection: EngineConnection, volume: VolumeContent, 
   const name = lockName(volume);
   const settings = { doing: 'inspect', container: name, deadlineMs: QUICK_MS, idempotent: true, ...options };
   try {
-    const found = await connection.call(settings, (docker, abortSignal) =>
+    const found = await connection.call({ operation: 'inspect_container', ...settings }, (docker, abortSignal) =>
       docker.getContainer(name).inspect({ abortSignal }),
     );
-    const { SystemTime } = await connection.call<{ SystemTime: string }>(settings, (docker) => docker.info());
+    const { SystemTime } = await connection.call<{ SystemTime: string }>({ operation: 'info', ...settings }, (docker) =>
+      docker.info(),
+    );
     if (Date.parse(SystemTime) - Date.parse(found.Created) > STALE_MS) await remove(connection, found.Id);
   } catch (error) {
     // Gone meanwhile, or so new that the engine has only its name yet.
@@ -102,7 +104,7 @@ async function remove(connection: EngineConnection, id: string): Promise<void> {
   const settings = { doing: 'remove', container: id, deadlineMs: COPY_MS, idempotent: true };
   try {
     // Its anonymous volumes, where the image declares any, go with it; the named one stays.
-    await connection.call(settings, (docker, abortSignal) =>
+    await connection.call({ operation: 'remove_container', ...settings }, (docker, abortSignal) =>
       docker.getContainer(id).remove({ force: true, v: true, abortSignal }),
     );
   } catch (error) {

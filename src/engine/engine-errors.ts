@@ -1,4 +1,4 @@
-import { SandyardError, type ErrorCode } from '../errors.js';
+import { SandyardError, type ErrorCode, type ErrorDetails } from '../errors.js';
 
 /** What a call was about, for messages. */
 export interface CallSubject {
@@ -8,11 +8,15 @@ export interface CallSubject {
   readonly image?: string | undefined;
   /** The container it was about. */
   readonly container?: string | undefined;
+  /** What it was to be called from now on. */
+  readonly newName?: string | undefined;
 }
 
 /** What to look at when the program of a sandbox itself doesn't run. */
 export const WARDEN_HINT =
   "It is Sandyard's warden, which the sandbox image brings, or a volume where an image has none. It must be of the manager's version and the engine's architecture: `npm run setup` builds it anew.";
+
+export const LESS_MEMORY_HINT = 'End what uses it first, or ask for more.';
 
 interface Rule {
   readonly code: ErrorCode;
@@ -20,6 +24,7 @@ interface Rule {
   readonly text?: RegExp;
   readonly message: (subject: CallSubject, text: string) => string;
   readonly hint?: string;
+  readonly details?: ErrorDetails;
 }
 
 /**
@@ -50,17 +55,37 @@ const ANSWER_RULES: readonly Rule[] = [
     code: 'name_conflict',
     status: 409,
     text: /already in use|name.*conflict/i,
-    message: ({ container }) => `The container name ${container ?? ''} is taken.`,
-    hint: 'Try again: each attempt uses a new name.',
+    message: ({ container, newName }) => `The container name ${newName ?? container ?? ''} is taken.`,
+    hint: 'List the containers for the one that has it (`docker ps -a`).',
+  },
+  {
+    code: 'wrong_state',
+    text: /container \S+ is paused|cannot start a paused container/i,
+    message: ({ doing, container }) => `Could not ${doing}: the container ${container ?? ''} is paused.`,
+    hint: 'Unpause the sandbox first.',
+    details: { state: 'paused' },
   },
   {
     code: 'wrong_state', // whatever the status: while a container is being removed it is 500
-    text: /container \S+ is (not running|paused|restarting)/i,
+    text: /container \S+ is (not running|restarting)/i,
     message: ({ doing, container }, text) => {
-      const state = /is (not running|paused|restarting)/.exec(text)?.[0] ?? 'is not running';
+      const state = /is (not running|restarting)/.exec(text)?.[0] ?? 'is not running';
       return `Could not ${doing}: the container ${container ?? ''} ${state}.`;
     },
     hint: 'Inspect the sandbox for its state; a stopped one must be started first.',
+  },
+  {
+    code: 'wrong_state',
+    text: /unable to set memory limit/i, // what a runtime says where the kernel refuses: cgroup v1
+    message: ({ container }) => `The container ${container ?? ''} uses more memory than it is to be limited to.`,
+    hint: LESS_MEMORY_HINT,
+  },
+  {
+    code: 'engine_error',
+    text: /cannot update container.*(\bUsage: |not (supported|implemented)|unimplemented)/i,
+    message: ({ container }) =>
+      `The runtime of the container ${container ?? ''} can't change the limits of a container.`,
+    hint: 'Make another sandbox with the limits that it is to have. runc and crun can change them, gVisor can not.',
   },
   {
     code: 'wrong_state',
@@ -94,6 +119,21 @@ const ANSWER_RULES: readonly Rule[] = [
   },
 ];
 
+/**
+ * Answers that are no failure to who asked for what is so already, or who can do without. By text alone where the status
+ * differs from version to version.
+ */
+export const saysThat = {
+  isPaused: (error: unknown) => /is already paused/i.test(readFault(error).text),
+  /** Of one that doesn't run, too. */
+  isNotPaused: (error: unknown) => /is not paused/i.test(readFault(error).text),
+  mustNotBeRemoved: (error: unknown) => /cannot remove a (running|paused) container/i.test(readFault(error).text),
+  hasThatName: (error: unknown) => /with the same name as its current name/i.test(readFault(error).text),
+  hasNoSuchFile: (error: unknown) => /could not find the file|: not a directory/i.test(readFault(error).text),
+  hasNone: (error: unknown) => readFault(error).statusCode === 404,
+  isUsed: (error: unknown) => [403, 409].includes(readFault(error).statusCode ?? 0),
+} as const;
+
 /** Faults on the way to the engine, by Node's code. */
 const CONNECTION_CODES: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'nothing listens there',
@@ -117,7 +157,11 @@ export function translateEngineError(error: unknown, subject: CallSubject): Sand
   for (const rule of ANSWER_RULES) {
     if (rule.status !== undefined && rule.status !== statusCode) continue;
     if (rule.text !== undefined && !rule.text.test(text)) continue;
-    return new SandyardError(rule.code, rule.message(subject, text), { hint: rule.hint ?? '', cause: error });
+    return new SandyardError(rule.code, rule.message(subject, text), {
+      hint: rule.hint ?? '',
+      cause: error,
+      ...(rule.details && { details: rule.details }),
+    });
   }
   return new SandyardError('engine_error', `The engine could not ${subject.doing}: ${text}`, {
     hint: `It answered with HTTP status ${statusCode}; the engine's own log says more.`,

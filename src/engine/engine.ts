@@ -27,6 +27,8 @@ export interface EngineInfo {
   readonly defaultRuntime: string;
   readonly securityOptions: readonly string[];
   readonly liveRestore: boolean;
+  /** What its clock says, which needn't be what ours says. */
+  readonly systemTime: Date;
 }
 
 export interface ImageInfo {
@@ -77,6 +79,8 @@ export interface ContainerSummary {
   readonly name: string;
   readonly image: string;
   readonly state: ContainerState;
+  /** By the engine's clock, to the second. */
+  readonly createdAt: Date;
   readonly labels: Readonly<Record<string, string>>;
 }
 
@@ -87,6 +91,37 @@ export interface ContainerDetails extends ContainerSummary {
   readonly finishedAt: Date | undefined;
   readonly exitCode: number;
   readonly oomKilled: boolean;
+}
+
+/** What can be changed of a container that is there. */
+export interface ContainerLimits {
+  readonly memoryBytes: number;
+  readonly cpus: number;
+  readonly pids: number;
+}
+
+export type ContainerAction = 'create' | 'start' | 'die' | 'oom' | 'pause' | 'unpause' | 'rename' | 'destroy';
+
+/** Something that happened to a container, whoever did it. */
+export interface ContainerEvent {
+  readonly action: ContainerAction;
+  readonly id: string;
+  /** As it is called now. */
+  readonly name: string;
+  readonly image: string;
+  readonly labels: Readonly<Record<string, string>>;
+  /** Of `die` only. */
+  readonly exitCode: number | undefined;
+  /** By the engine's clock. */
+  readonly at: Date;
+}
+
+/** A volume or network that is there. */
+export interface NamedObject {
+  readonly name: string;
+  /** By the engine's clock; of a volume, when its directory was last changed, which is never before. */
+  readonly createdAt: Date;
+  readonly labels: Readonly<Record<string, string>>;
 }
 
 export interface Engine {
@@ -107,8 +142,47 @@ export interface Engine {
   /** Starting a running one and stopping a stopped one succeed. */
   startContainer(reference: string, options?: CallOptions): Promise<void>;
   stopContainer(reference: string, options?: CallOptions & { graceSeconds?: number }): Promise<void>;
-  /** Kills it if it runs; succeeds when there is none. */
-  removeContainer(reference: string, options?: CallOptions): Promise<void>;
+  /**
+   * Kills it if it runs, or, with `unlessRunning`, throws `wrong_state`, as when it is paused; succeeds when there is none.
+   */
+  removeContainer(reference: string, options?: CallOptions & { readonly unlessRunning?: boolean }): Promise<void>;
+  /** Pausing a paused one and unpausing one that runs succeed. Throws `wrong_state` when it doesn't run. */
+  pauseContainer(reference: string, options?: CallOptions): Promise<void>;
+  unpauseContainer(reference: string, options?: CallOptions): Promise<void>;
+  /** Succeeds when it is called so already. Throws `name_conflict`. */
+  renameContainer(reference: string, name: string, options?: CallOptions): Promise<void>;
+  /**
+   * Of a container in any state. Throws `wrong_state` when it uses more memory than it is to have, `limit_exceeded`, and
+   * `engine_error` when the engine or the runtime can't, or when it isn't so afterwards.
+   */
+  updateContainer(reference: string, limits: ContainerLimits, options?: CallOptions): Promise<void>;
+  /**
+   * What a regular file has, as root sees it; of a container in any state. `undefined` when there is none. Throws
+   * `engine_error` when it is larger than `maxBytes`, and when it is no regular file: a link isn't followed.
+   */
+  readContainerFile(
+    reference: string,
+    path: string,
+    options: CallOptions & { readonly maxBytes: number },
+  ): Promise<Buffer | undefined>;
+
+  /**
+   * What happens to the containers that carry all of the labels, from when it is first read. It never ends but by
+   * throwing: `engine_unavailable` when the engine is lost, `engine_error`, `aborted`. `ready` is called when the engine
+   * tells all that happens from then on. To a reader that is slow for long it may tell less, without a word: so nothing
+   * slow belongs between two reads.
+   */
+  watchContainers(
+    labels: readonly string[],
+    options?: CallOptions & { readonly ready?: () => void },
+  ): AsyncIterable<ContainerEvent>;
+
+  /** All that carry every one of the labels. */
+  listVolumes(labels: readonly string[], options?: CallOptions): Promise<NamedObject[]>;
+  listNetworks(labels: readonly string[], options?: CallOptions): Promise<NamedObject[]>;
+  /** Answers whether it is gone; `false` when something uses it. */
+  removeVolume(name: string, options?: CallOptions): Promise<boolean>;
+  removeNetwork(name: string, options?: CallOptions): Promise<boolean>;
 
   /**
    * Runs `command` in a running container, as root, and gives the way to it: writing goes to its standard input, and

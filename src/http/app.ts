@@ -8,16 +8,22 @@ import { archiveOperations } from './archive-routes.js';
 import { discardUnread } from './body.js';
 import { Calls } from './calls.js';
 import { docsRouter } from './docs.js';
+import { cleanupOperations } from './cleanup-routes.js';
+import { eventOperations } from './event-routes.js';
 import { executeOperations } from './execute-routes.js';
 import { fileOperations } from './file-routes.js';
 import { healthOperations } from './health-routes.js';
+import { KeptAnswers } from './kept-answers.js';
+import { Metrics } from './metrics.js';
+import { metricsOperations } from './metrics-routes.js';
 import { toOpenApi } from './openapi.js';
 import { toRouter, type Operation } from './operation.js';
 import { ProcessInputs } from './process-inputs.js';
 import { processIoOperations } from './process-io-routes.js';
 import { processOperations } from './process-routes.js';
 import { answerProblem, toSandyardError } from './problem.js';
-import { logRequests } from './request-log.js';
+import { enterContext, logRequests } from './request-log.js';
+import { countRequests } from './request-metrics.js';
 import { sandboxOperations } from './sandbox-routes.js';
 import { guardOrigin, requireToken, securityHeaders } from './security.js';
 import { terminalOperations } from './terminal-routes.js';
@@ -35,12 +41,17 @@ const CLOSED: readonly Operation[] = [
   ...processIoOperations,
   ...terminalOperations,
   ...sandboxOperations,
+  ...eventOperations,
+  ...cleanupOperations,
+  ...metricsOperations,
 ];
 
 export interface AppOptions {
   readonly manager: SandboxManager;
   readonly config: ServiceConfig;
   readonly log: Logger;
+  /** What counts, and answers at /metrics. */
+  readonly metrics?: Metrics;
   /** The requests that are being answered; whoever ends the service ends them through it. */
   readonly calls?: Calls;
   /** What turns requests for terminals into WebSockets; the server has to be served by it. */
@@ -50,14 +61,22 @@ export interface AppOptions {
 
 /** The REST service as an Express application: no listening, no signal handlers, no I/O until a request comes. */
 export function createApp(options: AppOptions): Express {
-  const { manager, config, log, calls = new Calls(), sockets = new WebSockets(), version = '0.0.0' } = options;
+  const { manager, config, log, metrics = new Metrics(), version = '0.0.0' } = options;
+  const { calls = new Calls(), sockets = new WebSockets() } = options;
   const app = express();
   app.disable('x-powered-by').disable('etag').enable('case sensitive routing');
   const tickets = new TerminalTickets();
-  const service = { manager, config, calls, sockets, tickets, inputs: new ProcessInputs() };
+  const inputs = new ProcessInputs();
+  const service = { manager, config, calls, metrics, sockets, tickets, inputs, answers: new KeptAnswers() };
   const openApi = toOpenApi([...CLOSED, ...healthOperations], { version, secured: config.token !== undefined });
 
-  app.use(logRequests(log), securityHeaders, discardUnread);
+  app.use(
+    logRequests({ log, owner: config.owner }),
+    enterContext,
+    countRequests(metrics),
+    securityHeaders,
+    discardUnread,
+  );
   app.use((_request, response, next) => {
     response.set('Cache-Control', 'no-store');
     if (calls.draining) response.set('Connection', 'close');
@@ -80,7 +99,7 @@ export function createApp(options: AppOptions): Express {
 // oxlint-disable-next-line max-params
 const sendProblem: ErrorRequestHandler = (error: unknown, request, response, _next) => {
   const known = toSandyardError(error);
-  // For the line in the log.
+  // For the line in the log, also where there is no answer any more.
   response.err = known;
   if (response.headersSent || response.destroyed) {
     // A clean end would pass for the whole answer.

@@ -3,6 +3,7 @@ import type { Socket } from 'node:net';
 import { nanoid } from 'nanoid';
 
 import { SandyardError } from '../errors.js';
+import type { Telemetry } from '../telemetry.js';
 import { PROBLEM_TYPE, toProblem } from './problem.js';
 
 const STATUS_LINES: Readonly<Record<string, string>> = {
@@ -11,7 +12,7 @@ const STATUS_LINES: Readonly<Record<string, string>> = {
 };
 
 /** What isn't even HTTP never reaches the application; it gets an answer of the same kind. */
-export function answerClientErrors(server: Server): void {
+export function answerClientErrors(server: Server, telemetry: Pick<Telemetry, 'error'>): void {
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
     if (!socket.writable || error.code === 'ECONNRESET') {
       socket.destroy();
@@ -19,6 +20,7 @@ export function answerClientErrors(server: Server): void {
     }
     const statusLine = STATUS_LINES[error.code ?? ''] ?? '400 Bad Request';
     const requestId = nanoid();
+    telemetry.error('invalid_request');
     const problem = toProblem(
       new SandyardError('invalid_request', `${statusLine.slice(4)}: not a request that can be read.`),
       {

@@ -2,12 +2,12 @@ import { once } from 'node:events';
 import type { Request, Response } from 'express';
 
 import { abortable, within } from './calls.js';
-import { toProblem, type Problem } from './problem.js';
+import { toProblem, toSandyardError, type Problem } from './problem.js';
 import { requestIdOf } from './request-log.js';
 
 /*
  * A stream of events, as NDJSON or as server-sent events. What kind of events they are is the matter of the route; here
- * an event has a type, and a number where a client may go on after it.
+ * an event has a type, and a number or an id where a client may go on after it.
  */
 
 export const NDJSON = 'application/x-ndjson';
@@ -21,6 +21,7 @@ const HEARTBEAT = { [NDJSON]: '{"type":"heartbeat"}\n', [EVENT_STREAM]: ': still
 export interface StreamEvent {
   readonly type: string;
   readonly seq?: number | undefined;
+  readonly id?: string | undefined;
 }
 
 /** What the client asked for; `undefined` when a plain answer does. */
@@ -59,8 +60,9 @@ export async function sendEvents(events: AsyncGenerator<StreamEvent>, target: St
     }
   } catch (error) {
     if (response.destroyed) throw error;
-    const problem = problemOf(signal.aborted ? signal.reason : error, target);
-    const last = { type: 'error', problem };
+    const known = toSandyardError(signal.aborted ? signal.reason : error);
+    response.err = known;
+    const last = { type: 'error', problem: problemOf(known, target) };
     response.write(format(last, type));
   } finally {
     stopHeartbeat();
@@ -90,8 +92,8 @@ function startHeartbeat(response: Response, type: StreamType): () => void {
 function format(event: StreamEvent, type: StreamType): string {
   const json = JSON.stringify(event);
   if (type === NDJSON) return `${json}\n`;
-  const id = event.seq === undefined ? '' : `id: ${event.seq}\n`;
-  return `${id}event: ${event.type}\ndata: ${json}\n\n`;
+  const id = event.id ?? event.seq;
+  return `${id === undefined ? '' : `id: ${id}\n`}event: ${event.type}\ndata: ${json}\n\n`;
 }
 
 function problemOf(error: unknown, { request }: StreamTarget): Problem {

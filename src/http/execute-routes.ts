@@ -5,6 +5,7 @@ import { execAnswer } from '../wire/answers.js';
 import { presentExec } from '../wire/presenters.js';
 import { abortable } from './calls.js';
 import { EVENT_STREAM, NDJSON, sendEvents, streamTypeOf, type StreamType } from './event-stream.js';
+import { processIdOf } from './idempotency.js';
 import { operation, type Call, type Operation } from './operation.js';
 import { eventsOfNew, processEvent } from './process-events.js';
 import { executeBody, toExecOptions } from './process-requests.js';
@@ -21,7 +22,9 @@ export const executeOperations: readonly Operation[] = [
     description:
       'A command that fails or times out is still a 200: see "outcome". With "Accept: application/x-ndjson" or ' +
       '"text/event-stream" the output is sent while it runs, as numbered events of which the last is "exit" or "error". ' +
-      'When the client hangs up, the command is ended, unless it has an "exec_id", by which it can be asked for again.',
+      'When the client hangs up, the command is ended, unless it has an "exec_id" or an Idempotency-Key, by which it can be ' +
+      'asked for again: the sandbox remembers the last thousand or so that have ended.',
+    durable: true,
     body: executeBody,
     answers: {
       200: {
@@ -34,17 +37,24 @@ export const executeOperations: readonly Operation[] = [
       const type = streamTypeOf(call.request);
       if (type !== undefined) return streamOutput(call, type);
       const { manager, id, body, response, signal } = call;
+      const execId = await execIdOf(call);
       // A command with an id is there to be asked for again when the connection is lost: it isn't ended then.
-      const ending = body.exec_id === undefined ? { signal } : {};
+      const ending = execId === undefined ? { signal } : { execId };
       const result = manager.exec(id, body.command, { ...toExecOptions(body), ...ending });
       response.json(presentExec(await abortable(result, signal)));
     },
   }),
 ];
 
+/** The client's own, or one that is made of its key. */
+async function execIdOf({ manager, id, body, repeat, response, signal }: ExecuteCall): Promise<string | undefined> {
+  if (body.exec_id !== undefined || repeat === undefined) return body.exec_id;
+  return processIdOf(repeat, { sandbox: await manager.get(id, { signal }), response });
+}
+
 async function streamOutput(call: ExecuteCall, type: StreamType): Promise<void> {
   const { manager, config, id, body, request, response, running, signal } = call;
-  const { maxOutputBytes, execId, timeoutMs = config.limits.execTimeoutMs, ...options } = toExecOptions(body);
+  const { maxOutputBytes, execId: _, timeoutMs = config.limits.execTimeoutMs, ...options } = toExecOptions(body);
   if (maxOutputBytes !== undefined) {
     throw new SandyardError('validation_failed', 'max_output_bytes has no meaning for a stream, which drops nothing.', {
       hint: 'Leave it out, or ask for application/json.',
@@ -52,6 +62,7 @@ async function streamOutput(call: ExecuteCall, type: StreamType): Promise<void> 
     });
   }
   running.streams = true;
+  const execId = await execIdOf(call);
   const sandbox = await manager.get(id, { signal });
   const named = execId === undefined ? { signal } : { id: execId };
   const process = await sandbox.spawn(body.command, { ...options, ...named, timeoutMs, text: true });

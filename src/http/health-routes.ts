@@ -48,6 +48,7 @@ function aliveOperation(path: string, operationId: string): Operation {
     path,
     operationId,
     tag: 'Service',
+    open: true,
     summary: 'Whether the service is alive; asks no engine',
     answers: { 200: ALIVE },
     errors: [],
@@ -66,6 +67,7 @@ export const healthOperations: readonly Operation[] = [
     path: '/readyz',
     operationId: 'readyz',
     tag: 'Service',
+    open: true,
     summary: 'Whether the engine can be reached and has the image',
     answers: {
       200: { description: 'Ready.', content: { 'application/json': readyAnswer } },

@@ -1,17 +1,23 @@
 import { readConfig } from '../config.js';
 import { isSandyardError } from '../errors.js';
+import { createLog, openLogOutput } from '../log.js';
 import { startService } from './service.js';
 
 /* The program: reads the environment, serves until SIGTERM or SIGINT. A second signal ends it at once. */
 
 try {
-  const service = await startService(readConfig());
+  const config = readConfig();
+  const output = openLogOutput(process.stdout);
+  const service = await startService(config, { log: createLog({ level: config.logLevel }, output) });
   let signalled = false;
   const stop = (signal: 'SIGINT' | 'SIGTERM') => {
     // The shell's convention for a program that a signal ended.
     if (signalled) process.exit(signal === 'SIGINT' ? 130 : 143);
     signalled = true;
-    service.close().then(() => process.exit(0), fail);
+    service
+      .close()
+      .then(() => output.flush())
+      .then(() => process.exit(0), fail);
   };
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);

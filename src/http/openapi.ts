@@ -3,23 +3,28 @@ import { z } from 'zod';
 import { describeError, type ErrorCode } from '../errors.js';
 import { fields } from '../schemas.js';
 import {
+  endAnswer,
   execAnswer,
   exitAnswer,
   fileAnswer,
   fileListAnswer,
+  lifecycleEventAnswer,
   processAnswer,
   processListAnswer,
+  pruneAnswer,
   sandboxAnswer,
   sandboxListAnswer,
   statsAnswer,
+  statsHistoryAnswer,
 } from '../wire/answers.js';
+import { sandboxEvent } from './event-routes.js';
 import { watchEvent } from './file-events.js';
 import { chmodBody, makeDirBody, renameBody } from './file-requests.js';
 import type { Answer, Operation } from './operation.js';
 import { PROBLEM_TYPE, problemAnswer } from './problem.js';
 import { processEvent } from './process-events.js';
 import { executeBody, killBody, processBody, signalBody, sizeBody } from './process-requests.js';
-import { createBody, renewBody, stopBody } from './sandbox-requests.js';
+import { createBody, pruneBody, renewBody, stopBody } from './sandbox-requests.js';
 import { ticketAnswer } from './terminal-routes.js';
 
 type Json = Record<string, unknown>;
@@ -29,6 +34,7 @@ const REQUESTS = named({
   Execute: executeBody,
   RenewSandbox: renewBody,
   StopSandbox: stopBody,
+  Cleanup: pruneBody,
   StartProcess: processBody,
   Signal: signalBody,
   KillProcess: killBody,
@@ -41,6 +47,11 @@ const ANSWERS = named({
   Sandbox: sandboxAnswer,
   SandboxList: sandboxListAnswer,
   SandboxStats: statsAnswer,
+  SandboxStatsHistory: statsHistoryAnswer,
+  SandboxEnd: endAnswer,
+  LifecycleEvent: lifecycleEventAnswer,
+  SandboxEvent: sandboxEvent,
+  CleanupResult: pruneAnswer,
   ExecResult: execAnswer,
   Process: processAnswer,
   ProcessList: processListAnswer,
@@ -53,14 +64,10 @@ const ANSWERS = named({
   Problem: problemAnswer,
 });
 
-/** What any route of sandboxes may answer. */
-const COMMON_ERRORS: readonly ErrorCode[] = [
-  'forbidden',
-  'engine_unavailable',
-  'engine_timeout',
-  'engine_error',
-  'internal',
-];
+/** What any route that needs a token may answer. */
+const COMMON_ERRORS: readonly ErrorCode[] = ['forbidden', 'internal'];
+/** What any route of sandboxes may answer besides. */
+const ENGINE_ERRORS: readonly ErrorCode[] = ['engine_unavailable', 'engine_timeout', 'engine_error'];
 
 export interface OpenApiOptions {
   readonly version: string;
@@ -95,8 +102,8 @@ export function toOpenApi(operations: readonly Operation[], { version, secured }
 
 function describe(operation: Operation, secured: boolean): Json {
   const { operationId, tag, summary, description, body, upload, answers } = operation;
-  const isOpen = tag === 'Service';
-  const parameters = [...pathParameters(operation), ...queryParameters(operation)];
+  const isOpen = operation.open === true;
+  const parameters = [...pathParameters(operation), ...queryParameters(operation), ...headerParameters(operation)];
   return {
     operationId,
     tags: [tag],
@@ -142,17 +149,20 @@ function binary(types: readonly string[]): Json {
   return Object.fromEntries(types.map((type) => [type, {}]));
 }
 
-function errorsOf({ path, query, body, upload, errors }: Operation, secured: boolean): ErrorCode[] {
+function errorsOf({ method, tag, path, query, body, upload, errors }: Operation, secured: boolean): ErrorCode[] {
   const codes = new Set<ErrorCode>([...errors, ...COMMON_ERRORS]);
+  if (tag !== 'Service') for (const code of ENGINE_ERRORS) codes.add(code);
   if (secured) codes.add('unauthorized');
   if (path.includes('{id}')) codes.add('sandbox_not_found');
   if (path.includes('{pid}')) codes.add('process_not_found');
-  if (query !== undefined || body !== undefined) codes.add('validation_failed');
+  if (query !== undefined || body !== undefined || method === 'post') codes.add('validation_failed');
+  if (method === 'post') for (const code of IDEMPOTENCY_ERRORS) codes.add(code);
   if (body !== undefined) for (const code of BODY_ERRORS) codes.add(code);
   if (upload !== undefined) for (const code of UPLOAD_ERRORS) codes.add(code);
   return [...codes];
 }
 
+const IDEMPOTENCY_ERRORS = ['idempotency_mismatch', 'idempotency_in_progress'] as const;
 const UPLOAD_ERRORS = ['payload_too_large', 'unsupported_media_type'] as const;
 const BODY_ERRORS = ['invalid_request', ...UPLOAD_ERRORS] as const;
 
@@ -195,6 +205,29 @@ function queryParameters({ query }: Operation): Json[] {
     schema,
   }));
 }
+
+function headerParameters({ method, durable }: Operation): Json[] {
+  return method === 'post' ? [durable === true ? DURABLE_KEY : KEY] : [];
+}
+
+const KEY = {
+  name: 'Idempotency-Key',
+  in: 'header',
+  required: false,
+  description:
+    'Has it done once, however often the request is sent: a repeated one gets the answer of the first, with the header ' +
+    '"Idempotent-Replayed: true"; `idempotency_mismatch` when its content is not the same, `idempotency_in_progress` while ' +
+    'the first is under way. Answers are kept for 24 hours while the service runs, but for those that say ' +
+    '"Idempotent-Kept: false" and errors after which trying again can help. Of a streamed body only length and type are compared.',
+  schema: { type: 'string', minLength: 1, maxLength: 255, pattern: '^[ -~]+$' },
+};
+const DURABLE_KEY = {
+  ...KEY,
+  description:
+    'Has it done once, however often the request is sent, also after a restart of the service: a repeated one finds what ' +
+    'the first has made, and its answer has the header "Idempotent-Replayed: true"; `idempotency_mismatch` when its content ' +
+    'is not the same.',
+};
 
 type Direction = 'input' | 'output';
 

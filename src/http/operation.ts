@@ -7,6 +7,9 @@ import type { SandboxManager } from '../index.js';
 import { fields, parseInput } from '../schemas.js';
 import { readJson } from './body.js';
 import { shuttingDown, type Calls, type RunningCall } from './calls.js';
+import { answerOnce, readIdempotencyKey, toRepeat } from './idempotency.js';
+import type { KeptAnswers, Repeat } from './kept-answers.js';
+import type { Metrics } from './metrics.js';
 import type { ProcessInputs } from './process-inputs.js';
 import type { TerminalTickets } from './terminal-tickets.js';
 import type { WebSockets } from './web-sockets.js';
@@ -20,9 +23,11 @@ export interface Service {
   readonly manager: SandboxManager;
   readonly config: ServiceConfig;
   readonly calls: Calls;
+  readonly metrics: Metrics;
   readonly sockets: WebSockets;
   readonly tickets: TerminalTickets;
   readonly inputs: ProcessInputs;
+  readonly answers: KeptAnswers;
 }
 
 export interface Call<Query, Body> extends Service {
@@ -34,6 +39,8 @@ export interface Call<Query, Body> extends Service {
   readonly pid: string;
   readonly query: Query;
   readonly body: Body;
+  /** Of a request that may be sent again: by what the first is found, where the operation is `durable`. */
+  readonly repeat: Repeat | undefined;
   readonly running: RunningCall;
   /** Aborts when the client hangs up or the service ends. */
   readonly signal: AbortSignal;
@@ -57,6 +64,13 @@ interface Description {
   readonly path: string;
   readonly operationId: string;
   readonly tag: 'Sandboxes' | 'Commands' | 'Files' | 'Service';
+  /** Whether it needs no token, and is answered to the end of the service. */
+  readonly open?: true;
+  /**
+   * Whether the handler finds by `repeat` what a request that is sent again has done, by what the engine or the sandbox
+   * remembers. Otherwise the answer of a POST is kept for that, in memory.
+   */
+  readonly durable?: true;
   readonly summary: string;
   readonly description?: string;
   /** The media types of a body that is streamed. */
@@ -68,7 +82,7 @@ interface Description {
 export interface Operation extends Description {
   readonly query?: z.ZodObject;
   readonly body?: z.ZodType;
-  run(call: Call<unknown, unknown>): Promise<void>;
+  run(call: Omit<Call<unknown, unknown>, 'query' | 'body' | 'repeat'>): Promise<void>;
 }
 
 export interface OperationInput<Query extends z.ZodObject, Body extends z.ZodType> extends Description {
@@ -84,12 +98,31 @@ export function operation<Query extends z.ZodObject, Body extends z.ZodType>(
   return {
     ...description,
     async run(call) {
-      const query = input.query && parseInput(input.query, call.request.query, 'query parameters');
-      const body =
-        input.body && parseInput(input.body, await readJson(call.request, call.response), 'fields of the body');
-      await handle({ ...call, query: query as z.output<Query>, body: body as z.output<Body> });
+      const { request, response } = call;
+      const key = input.method === 'post' ? readIdempotencyKey(request) : undefined;
+      const query = input.query && parseInput(input.query, request.query, 'query parameters');
+      const json = input.body && (await readJson(request, response));
+      const body = input.body && parseInput(input.body, json, 'fields of the body');
+      const repeat = key === undefined ? undefined : repeatOf(key, { call, input, content: [request.query, json] });
+      const act = () => handle({ ...call, query: query as z.output<Query>, body: body as z.output<Body>, repeat });
+      if (repeat === undefined) await act();
+      else await answerOnce({ ...call, repeat, durable: input.durable === true }, act);
     },
   };
+}
+
+/** Of a body that is streamed only what was said of it in advance is compared: it may be endless. */
+function repeatOf(
+  key: string,
+  {
+    call: { manager, request, id, pid },
+    input: { method, path, upload },
+    content,
+  }: { call: Pick<Call<unknown, unknown>, 'manager' | 'request' | 'id' | 'pid'>; input: Description; content: unknown },
+): Repeat {
+  const { 'content-type': type, 'content-length': length } = request.headers;
+  const place = [manager.owner, method, path, id, pid];
+  return toRepeat(key, { place, content: upload === undefined ? content : [content, type, length] });
 }
 
 /** The router of some operations. A path that exists with other methods is answered with 405 and `Allow`. */
@@ -116,13 +149,13 @@ async function runOperation(
   service: Service,
   { request, response }: { request: Request; response: Response },
 ): Promise<void> {
-  if (service.calls.draining && operation.tag !== 'Service') throw shuttingDown();
+  if (service.calls.draining && operation.open !== true) throw shuttingDown();
   const running = service.calls.begin(response);
   try {
     const id = operation.path.includes('{id}') ? parseId(request.params['id']) : '';
     const pid = operation.path.includes('{pid}') ? parseProcessId(request.params['pid']) : '';
     const { signal } = running;
-    await operation.run({ ...service, request, response, id, pid, query: undefined, body: undefined, running, signal });
+    await operation.run({ ...service, request, response, id, pid, running, signal });
   } catch (error) {
     throw running.explain(error);
   }

@@ -9,6 +9,25 @@ import { pathOf, requestIdOf } from './request-log.js';
  * hint and the request id. Nothing of an error that isn't ours gets out, as its message may hold anything.
  */
 
+/** Why there was no place for a sandbox. */
+const refusal = {
+  ceiling: z
+    .string()
+    .describe('With `over_capacity`: "queue", or whose and of what, such as "owner.memory".')
+    .optional(),
+  limit: z.number().describe('With `over_capacity`: the ceiling, in bytes where it is memory.').optional(),
+  used: z.number().describe('With `over_capacity`: how much of it is taken.').optional(),
+  wanted: z.number().describe('With `over_capacity`: how much more was wanted.').optional(),
+  queue_length: z.int().describe('With `over_capacity`: how many wait for their turn.').optional(),
+  resource: z
+    .enum(['memory', 'disk'])
+    .describe('With `host_exhausted`: what the machine has too little of.')
+    .optional(),
+  free: z.number().describe('With `host_exhausted`: how many bytes of it are free.').optional(),
+  needed: z.number().describe('With `host_exhausted`: how many must be.').optional(),
+  retry_after_s: z.int().describe('The same as in Retry-After, where the error tells it.').optional(),
+};
+
 export const problemAnswer = z
   .object({
     type: z.string().describe('"urn:sandyard:error:" and the code.'),
@@ -23,6 +42,7 @@ export const problemAnswer = z
       .array(z.object({ path: z.array(z.union([z.string(), z.number()])), message: z.string() }))
       .describe('The single faults of the input.'),
     first_seq: z.int().describe('With `output_lost`: the oldest piece of output that there still is.').optional(),
+    ...refusal,
     retryable: z.boolean().describe('Whether the same request may succeed later.'),
   })
   .describe('An error (RFC 9457).');
@@ -60,9 +80,12 @@ export function answerProblem(
   error: unknown,
   { request, response, status }: { request: Request; response: Response; status?: number },
 ): void {
-  const problem = toProblem(error, { instance: pathOf(request), requestId: requestIdOf(request) });
+  const known = toSandyardError(error);
+  // For the line in the log, and for who counts.
+  response.err = known;
+  const problem = toProblem(known, { instance: pathOf(request), requestId: requestIdOf(request) });
   if (status !== undefined) problem.status = status;
-  const retryAfter = retryAfterSeconds(problem.status);
+  const retryAfter = problem.retry_after_s ?? retryAfterSeconds(problem.status);
   if (retryAfter !== undefined) response.set('Retry-After', String(retryAfter));
   for (const header of ['Content-Length', 'Content-Disposition']) response.removeHeader(header);
   response.status(problem.status).type(PROBLEM_TYPE).send(JSON.stringify(problem));
@@ -126,6 +149,7 @@ const WIRE_NAMES: Readonly<Record<string, string>> = {
   ttlMs: 'timeout',
   timeoutMs: 'timeout',
   idleTimeoutMs: 'idle_timeout',
+  maxLifetimeMs: 'max_lifetime',
   graceMs: 'grace',
   followLinks: 'follow',
 };
@@ -138,7 +162,10 @@ function toWirePath([first, ...rest]: readonly (string | number)[]): (string | n
 }
 
 /** What a program needs to go on. */
-function toWireDetails({ details }: SandyardError): { first_seq?: number } {
+function toWireDetails({ details }: SandyardError): Partial<Problem> {
   const { firstSeq } = details;
-  return typeof firstSeq === 'number' ? { first_seq: firstSeq } : {};
+  return {
+    ...(typeof firstSeq === 'number' && { first_seq: firstSeq }),
+    ...z.object(refusal).safeParse(details).data,
+  };
 }

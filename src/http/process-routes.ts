@@ -1,29 +1,20 @@
-import { z } from 'zod';
+import type { z } from 'zod';
 
 import { isSandyardError, SandyardError } from '../errors.js';
 import type { ProcessInfo, Sandbox, SandboxProcess } from '../index.js';
 import { exitAnswer, processAnswer, processListAnswer } from '../wire/answers.js';
 import { presentExit, presentProcess } from '../wire/presenters.js';
 import { abortable, startDetached } from './calls.js';
+import { processIdOf } from './idempotency.js';
 import { operation, type Call, type Operation } from './operation.js';
 import type { ProcessInput } from './process-inputs.js';
 import { processBody, toSpawnOptions, type ProcessBody } from './process-requests.js';
-import { toMs } from './request-fields.js';
+import { waitQuery } from './request-fields.js';
 
 const PROCESSES = '/api/sandboxes/{id}/processes';
 export const PROCESS = `${PROCESSES}/{pid}`;
 
 const ONE = { description: 'The process.', content: { 'application/json': processAnswer } };
-
-const waitQuery = z.strictObject({
-  timeout: z.coerce
-    .number()
-    .min(0.001, 'must be at least 0.001 seconds')
-    .max(86_400, 'must be a day at most')
-    .transform(toMs)
-    .describe('For how many seconds; until it has ended unless given.')
-    .optional(),
-});
 
 /** Processes as such; what goes in and out of them is in `process-io-routes.ts`. */
 export const processOperations: readonly Operation[] = [
@@ -35,7 +26,9 @@ export const processOperations: readonly Operation[] = [
     summary: 'Start a process in the background',
     description:
       'It outlives the request and the service; what it prints is kept, up to 1 MiB, and can be read at any time. Under ' +
-      'an "id" of yours it starts at most once.',
+      'an "id" of yours it starts at most once; under an Idempotency-Key, too, for as long as the sandbox remembers it: the ' +
+      'id is then made of the key.',
+    durable: true,
     body: processBody,
     answers: {
       201: { ...ONE, headers: { Location: 'The path of the process.' } },
@@ -115,10 +108,12 @@ export async function findProcess(sandbox: Sandbox, pid: string): Promise<Proces
 }
 
 async function startProcess(call: Call<unknown, ProcessBody>): Promise<void> {
-  const { manager, inputs, id, body, response, signal } = call;
+  const { manager, inputs, id, body, repeat, response, signal } = call;
   const sandbox = await manager.get(id, { signal });
+  const isNamed = body.id !== undefined || repeat === undefined;
+  const options = isNamed ? {} : { id: await processIdOf(repeat, { sandbox, response }) };
   const process = await startDetached(signal, (signal) =>
-    sandbox.spawn(body.command, { ...toSpawnOptions(body), signal }),
+    sandbox.spawn(body.command, { ...toSpawnOptions(body), ...options, signal }),
   );
   const input = inputs.acquire(sandbox, process.id);
   try {
@@ -132,7 +127,8 @@ async function startProcess(call: Call<unknown, ProcessBody>): Promise<void> {
     process.detach();
   }
   const info = process.existing ? await findProcess(sandbox, process.id) : describeNew(process, body);
-  response.status(process.existing ? 200 : 201);
+  // A repeated request is answered as the first was.
+  response.status(process.existing && isNamed ? 200 : 201);
   response.location(`/api/sandboxes/${id}/processes/${process.id}`).json(presentProcess(info));
 }
 

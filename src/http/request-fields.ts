@@ -38,6 +38,17 @@ export function queryInteger({ min, max }: { min: number; max?: number }, descri
   return (description === undefined ? bounded : bounded.describe(description)).optional();
 }
 
+/** Of what waits for an end. */
+export const waitQuery = z.strictObject({
+  timeout: z.coerce
+    .number()
+    .min(0.001, 'must be at least 0.001 seconds')
+    .max(86_400, 'must be a day at most')
+    .transform(toMs)
+    .describe('For how many seconds; until it has ended unless given.')
+    .optional(),
+});
+
 export const octalMode = z
   .string()
   .regex(/^0?[0-7]{3}$/, 'must be octal permission bits such as "644"')

@@ -20,8 +20,15 @@ export const createBody = z
     image: fields.image.optional(),
     env: fields.env.optional(),
     network: fields.network.optional(),
-    timeout: leaseSeconds.describe('Lease in seconds: it is removed when it has run out.').optional(),
-    idle_timeout: leaseSeconds.describe('It is removed when nothing was done in it for so many seconds.').optional(),
+    timeout: leaseSeconds.describe('Lease in seconds; "on_expiry" says what becomes of it then.').optional(),
+    idle_timeout: leaseSeconds
+      .describe('Seconds in which nothing was done in it, after which the same becomes of it.')
+      .optional(),
+    max_lifetime: leaseSeconds
+      .describe('Seconds that it may live at the most, however often its lease is renewed; then it is removed.')
+      .optional(),
+    on_expiry: fields.onExpiry.optional(),
+    wake_on_use: fields.wakeOnUse.optional(),
     metadata: fields.metadata.optional(),
     labels: fields.labels.optional(),
     workdir: fields.path.describe('Where commands run unless they say otherwise.').optional(),
@@ -42,6 +49,9 @@ export function toCreateOptions(body: z.output<typeof createBody>): CreateOption
     network: body.network,
     ttlMs: body.timeout,
     idleTimeoutMs: body.idle_timeout,
+    maxLifetimeMs: body.max_lifetime,
+    onExpiry: body.on_expiry,
+    wakeOnUse: body.wake_on_use,
     metadata: body.metadata,
     labels: body.labels,
     workdir: body.workdir,
@@ -57,6 +67,15 @@ export const renewBody = z
 export const stopBody = z
   .strictObject({ grace: graceSeconds.optional() })
   .describe('How long what runs in it may take to end.');
+
+export const pruneBody = z
+  .strictObject({
+    dry_run: z
+      .boolean()
+      .describe('Removes nothing, only tells. As the service is configured, unless given.')
+      .optional(),
+  })
+  .describe('How to clean up.');
 
 export const listQuery = z.strictObject({
   state: fields.state.optional(),

@@ -1,7 +1,11 @@
-import { sandboxAnswer, sandboxListAnswer, statsAnswer } from '../wire/answers.js';
-import { presentSandbox, presentStats } from '../wire/presenters.js';
-import { operation, type Operation } from './operation.js';
-import { defined } from './request-fields.js';
+import type { z } from 'zod';
+
+import { endAnswer, sandboxAnswer, sandboxListAnswer, statsAnswer, statsHistoryAnswer } from '../wire/answers.js';
+import { presentEnd, presentSandbox, presentStats, presentStatsHistory } from '../wire/presenters.js';
+import { abortable } from './calls.js';
+import { markReplayed } from './idempotency.js';
+import { operation, type Call, type Operation } from './operation.js';
+import { defined, waitQuery } from './request-fields.js';
 import { createBody, listQuery, renewBody, stopBody, toCreateOptions, toListOptions } from './sandbox-requests.js';
 
 const ONE = { description: 'The sandbox.', content: { 'application/json': sandboxAnswer } };
@@ -13,19 +17,15 @@ export const sandboxOperations: readonly Operation[] = [
     operationId: 'createSandbox',
     tag: 'Sandboxes',
     summary: 'Create a sandbox and start it',
-    description: 'Answers when commands can be run in it. A client that hangs up before that leaves nothing behind.',
+    description:
+      'Answers when commands can be run in it. A client that hangs up before that leaves nothing behind, unless it has sent ' +
+      'an Idempotency-Key: then it is made all the same, and a repeated request is answered with it, as it is then, for as ' +
+      'long as it is there; also by another service of the same owner.',
+    durable: true,
     body: createBody,
     answers: { 201: { ...ONE, headers: { Location: 'The path of the sandbox.' } } },
-    errors: ['limit_exceeded', 'image_not_found', 'out_of_disk'],
-    async handle({ manager, body, response, signal }) {
-      const sandbox = await manager.create(toCreateOptions(body), { signal });
-      const info = await sandbox.inspect({ signal }).catch(async (error: unknown) => {
-        // The client never learns its id, so nobody else would remove it before its lease ends.
-        await sandbox.destroy();
-        throw error;
-      });
-      response.status(201).location(`/api/sandboxes/${info.id}`).json(presentSandbox(info));
-    },
+    errors: ['limit_exceeded', 'image_not_found', 'out_of_disk', 'over_capacity', 'host_exhausted'],
+    handle: create,
   }),
   operation({
     method: 'get',
@@ -95,6 +95,62 @@ export const sandboxOperations: readonly Operation[] = [
   }),
   operation({
     method: 'post',
+    path: '/api/sandboxes/{id}/restart',
+    operationId: 'restartSandbox',
+    tag: 'Sandboxes',
+    summary: 'Stop a sandbox and start it',
+    body: stopBody,
+    answers: { 200: ONE },
+    errors: ['wrong_state'],
+    async handle({ manager, id, body, response, signal }) {
+      response.json(presentSandbox(await manager.restart(id, { ...defined({ graceMs: body.grace }), signal })));
+    },
+  }),
+  operation({
+    method: 'post',
+    path: '/api/sandboxes/{id}/pause',
+    operationId: 'pauseSandbox',
+    tag: 'Sandboxes',
+    summary: 'Pause a sandbox; what runs in it is halted, and stays in memory',
+    description: 'Its lease goes on.',
+    answers: { 200: ONE },
+    errors: ['wrong_state'],
+    async handle({ manager, id, response, signal }) {
+      response.json(presentSandbox(await manager.pause(id, { signal })));
+    },
+  }),
+  operation({
+    method: 'post',
+    path: '/api/sandboxes/{id}/unpause',
+    operationId: 'unpauseSandbox',
+    tag: 'Sandboxes',
+    summary: 'Have a paused sandbox go on',
+    description: 'With a new lease where the end of the old one had paused it.',
+    answers: { 200: ONE },
+    errors: ['wrong_state'],
+    async handle({ manager, id, response, signal }) {
+      response.json(presentSandbox(await manager.unpause(id, { signal })));
+    },
+  }),
+  operation({
+    method: 'get',
+    path: '/api/sandboxes/{id}/wait',
+    operationId: 'waitForSandbox',
+    tag: 'Sandboxes',
+    summary: 'Wait until a sandbox has ended',
+    description:
+      'Answers at once when it has. One that is paused has not. One that is removed while it runs may be seen to have exited ' +
+      'with 137 first.',
+    query: waitQuery,
+    answers: {
+      200: { description: 'How it ended.', content: { 'application/json': endAnswer } },
+      204: { description: 'It has not ended within that time.' },
+    },
+    errors: [],
+    handle: wait,
+  }),
+  operation({
+    method: 'post',
     path: '/api/sandboxes/{id}/renew',
     operationId: 'renewSandbox',
     tag: 'Sandboxes',
@@ -118,4 +174,44 @@ export const sandboxOperations: readonly Operation[] = [
       response.json(presentStats(await manager.stats(id, { signal })));
     },
   }),
+  operation({
+    method: 'get',
+    path: '/api/sandboxes/{id}/stats/history',
+    operationId: 'sandboxStatsHistory',
+    tag: 'Sandboxes',
+    summary: 'What a sandbox used in the last hour',
+    answers: { 200: { description: 'Usage.', content: { 'application/json': statsHistoryAnswer } } },
+    errors: ['wrong_state'],
+    async handle({ manager, id, response, signal }) {
+      const sandbox = await manager.get(id, { signal });
+      response.json(presentStatsHistory(await sandbox.statsHistory({ signal })));
+    },
+  }),
 ];
+
+async function create(call: Call<unknown, z.output<typeof createBody>>): Promise<void> {
+  const { manager, body, repeat, response, signal } = call;
+  const began = Date.now();
+  // With a key the client can ask for it again when the connection is lost: it is made all the same then.
+  const options = repeat === undefined ? { signal } : { madeFor: repeat };
+  const sandbox = await abortable(manager.create(toCreateOptions(body), options), signal);
+  const info = await sandbox.inspect({ signal }).catch(async (error: unknown) => {
+    // The client never learns its id, so nobody else would remove it before its lease ends.
+    if (repeat === undefined) await sandbox.destroy();
+    throw error;
+  });
+  if (repeat !== undefined && info.createdAt.getTime() < began) markReplayed(response);
+  response.status(201).location(`/api/sandboxes/${info.id}`).json(presentSandbox(info));
+}
+
+async function wait({ manager, id, query, response, running, signal }: Call<z.output<typeof waitQuery>, unknown>) {
+  const timeUp = query.timeout === undefined ? undefined : AbortSignal.timeout(query.timeout);
+  running.streams = true;
+  try {
+    const ended = await manager.wait(id, { signal: timeUp === undefined ? signal : AbortSignal.any([signal, timeUp]) });
+    response.json(presentEnd(ended));
+  } catch (error) {
+    if (timeUp?.aborted !== true || signal.aborted) throw error;
+    response.status(204).end();
+  }
+}

@@ -28,12 +28,14 @@ export function guardOrigin({ token, allowedHosts }: ServiceConfig): RequestHand
     if (checksHost && !allowed.has(host) && !isAllowedName(hostName(host), allowed)) {
       throw new SandyardError('forbidden', `The request is addressed to "${host}", which is not this service.`, {
         hint: 'Use localhost or 127.0.0.1, or add the name to SANDBOX_ALLOWED_HOSTS.',
+        details: { refused: 'host' },
       });
     }
     const { origin } = request.headers;
     if (!isOpen && origin !== undefined && !isSameHost(origin, host)) {
       throw new SandyardError('forbidden', `Pages of ${origin} may not use this service.`, {
         hint: 'Set SANDBOX_TOKEN, and send it from your own server.',
+        details: { refused: 'origin' },
       });
     }
     next();

@@ -6,13 +6,14 @@ import type { Logger } from 'pino';
 import { isLoopback, type ServiceConfig } from '../config.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { SandboxManager } from '../index.js';
-import { createLog } from '../log.js';
 import { packageVersion } from '../version.js';
 import { createApp } from './app.js';
 import { formatBanner } from './banner.js';
 import { Calls, within } from './calls.js';
 import { answerClientErrors } from './client-errors.js';
+import { Metrics } from './metrics.js';
 import { WebSockets } from './web-sockets.js';
+import { Webhooks } from './webhooks.js';
 
 const HEADERS_TIMEOUT_MS = 30_000;
 const MAX_HEADERS = 100;
@@ -29,8 +30,8 @@ const MAX_RETRY_MS = 30_000;
 const BANNER_MS = 3000;
 
 export interface ServiceOptions {
+  readonly log: Logger;
   readonly manager?: SandboxManager;
-  readonly log?: Logger;
 }
 
 export interface Service {
@@ -43,23 +44,35 @@ export interface Service {
 }
 
 /** Listens, with or without an engine: that is looked for until it is there. */
-export async function startService(config: ServiceConfig, options: ServiceOptions = {}): Promise<Service> {
-  const log = options.log ?? createLog({ level: config.logLevel });
+export async function startService(config: ServiceConfig, options: ServiceOptions): Promise<Service> {
+  const { log } = options;
+  const metrics = new Metrics({ process: true });
   const manager =
     options.manager ??
-    new SandboxManager({ log, image: config.image, owner: config.owner, limits: config.limits, reaper: config.reaper });
+    new SandboxManager({
+      log,
+      telemetry: metrics,
+      image: config.image,
+      owner: config.owner,
+      limits: config.limits,
+      admission: config.admission,
+      pool: config.pool,
+      reaper: config.reaper,
+    });
   const calls = new Calls();
   const sockets = new WebSockets();
-  const app = createApp({ manager, config, log, calls, sockets, version: packageVersion() });
+  const app = createApp({ manager, config, log, metrics, calls, sockets, version: packageVersion() });
   const listener = createServer({ requestTimeout: 0, headersTimeout: HEADERS_TIMEOUT_MS }, app);
   sockets.serve(listener, app);
   const server = await listen(listener, config);
   server.maxHeadersCount = MAX_HEADERS;
-  answerClientErrors(server);
+  answerClientErrors(server, metrics);
   const url = urlOf(server, config.host);
   for (const warning of config.warnings) log.warn({}, warning);
   log.info({ url }, 'listening');
   const closing = new AbortController();
+  const webhooks = config.webhooks && new Webhooks({ ...config.webhooks, log, metrics });
+  void webhooks?.follow(manager);
   const opening = keepOpening(manager, { log, signal: closing.signal });
   let closed: Promise<void> | undefined;
   return {
@@ -70,10 +83,13 @@ export async function startService(config: ServiceConfig, options: ServiceOption
         log.info({}, 'shutting down');
         closing.abort();
         await closeServer(server, calls);
-        const done = await within(
-          MANAGER_CLOSE_MS,
-          opening.then(() => manager.close()),
-        );
+        const [done] = await Promise.all([
+          within(
+            MANAGER_CLOSE_MS,
+            opening.then(() => manager.close()),
+          ),
+          webhooks?.close(),
+        ]);
         if (done) log.info({}, 'closed; sandboxes live on');
         else log.warn({}, 'closed without waiting any longer for the engine; sandboxes live on');
       })()),

@@ -91,13 +91,18 @@ export async function exec(target: ProcessTarget, command: Command, options: Exe
     stdin: stdin !== undefined,
   };
   const began = performance.now();
+  const measure = (status: string) =>
+    target.telemetry.execution({ type: 'exec', status, seconds: (performance.now() - began) / 1000 });
   const output = new CollectedOutput(maxOutputBytes);
   const run = new RemoteRun(target, request, { stdin, signal });
   try {
     const exit = await output.collect(run);
+    measure(exit.outcome);
     return output.toResult(toExit(exit), { stdout: exit.stdoutBytes, stderr: exit.stderrBytes });
   } catch (error) {
-    if (!run.started || !isSandyardError(error, 'sandbox_died')) throw translateStart(error, request);
+    const died = run.started && isSandyardError(error, 'sandbox_died');
+    measure(died ? 'sandbox_died' : 'error');
+    if (!died) throw translateStart(error, request);
     return output.toResult(diedWithSandbox(performance.now() - began));
   } finally {
     run.release();
@@ -146,7 +151,11 @@ async function begin(target: ProcessTarget, request: SpawnRequest, signal: Abort
   const held = target.hold();
   try {
     const remote = held.channel.spawn(request, { signal });
-    remote.exit.catch(() => {}); // told to whoever waits
+    const type = request.tty === undefined ? 'spawn' : 'terminal';
+    remote.exit.then(
+      ({ outcome, durationMs }) => target.telemetry.execution({ type, status: outcome, seconds: durationMs / 1000 }),
+      () => {}, // told to whoever waits
+    );
     return { start: await remote.started, attachment: { remote, held } };
   } catch (error) {
     // It may have been started all the same.
@@ -203,7 +212,7 @@ function toRequest(target: ProcessTarget, command: Command, given: GivenOptions)
   return {
     argv: typeof argv === 'string' ? ['/bin/sh', '-c', argv] : argv,
     cwd: given.cwd ?? target.workdir,
-    env: Object.entries(given.env ?? {}).map(([name, value]) => `${name}=${value}`),
+    env: Object.entries({ ...target.env, ...given.env }).map(([name, value]) => `${name}=${value}`),
     ...(given.user === undefined ? target.user : toUserIds(given.user)),
     timeoutMs: given.timeoutMs,
     graceMs: given.graceMs ?? KILL_GRACE_MS,

@@ -3,6 +3,7 @@ import type { RemoteExit, RemoteOutput, SpawnRequest } from '../channel/messages
 import type { RemoteProcess } from '../channel/remote-process.js';
 import { SandyardError } from '../errors.js';
 import { signalNumber } from '../signals.js';
+import type { Telemetry } from '../telemetry.js';
 import { abandon, feed, type Stdin } from './stdin.js';
 
 /** How long what gets SIGTERM may take to end before SIGKILL, unless a caller says otherwise. */
@@ -30,6 +31,9 @@ export interface ProcessTarget {
   readonly hold: () => HeldChannel;
   readonly user: UserIds;
   readonly workdir: string;
+  /** Variables over those of PID 1. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly telemetry: Telemetry;
   /** How long an `exec` may take. */
   readonly execTimeoutMs: number;
   /** The calls that end with the manager. */

@@ -21,11 +21,15 @@ export const sandboxAnswer = z
     owner: z.string(),
     created_at: time,
     expires_at: time.describe('When the lease runs out.'),
+    expires_in: count.describe('Seconds until then; 0 when it has run out.'),
     started_at: time.nullable().describe('Null in a list, and while it never ran.'),
     finished_at: time.nullable().describe('Null in a list, and while it runs.'),
     exit_code: z.int().nullable(),
     timeout: z.number().describe('The lease in seconds.'),
     idle_timeout: z.number().nullable(),
+    max_lifetime: z.number().describe('How old it may become, in seconds: a lease never ends after that.'),
+    on_expiry: fields.onExpiry,
+    wake_on_use: fields.wakeOnUse,
     memory_limit: count.describe('Bytes.'),
     cpu_limit: z.number(),
     pids_limit: count,
@@ -57,6 +61,91 @@ export const statsAnswer = z
     at: time,
   })
   .describe('What a sandbox uses now.');
+
+export const statsHistoryAnswer = z
+  .object({
+    samples: z.array(
+      z.object({
+        at: time,
+        memory_bytes: count,
+        cpu_seconds: z.number().describe('CPU time used since it was started.'),
+        pids: count,
+        network_received_bytes: count,
+        network_sent_bytes: count,
+      }),
+    ),
+  })
+  .describe('What a sandbox used in the last hour since it was started: a sample each ten seconds, the oldest first.');
+
+export const endAnswer = z
+  .object({
+    state: z.enum(['exited', 'removed']),
+    exit_code: z.int().nullable().describe('Of PID 1 of the sandbox; null when it was removed.'),
+    reason: z
+      .enum(['lease_expired', 'idle'])
+      .nullable()
+      .describe('Why the sandbox ended itself; null when it did not, or was removed.'),
+    finished_at: time.nullable(),
+  })
+  .describe('How a sandbox ended.');
+
+export const EVENT_TYPES = [
+  'created',
+  'started',
+  'stopped',
+  'paused',
+  'unpaused',
+  'renewed',
+  'oom',
+  'destroyed',
+] as const;
+
+const EXPIRY_REASONS = ['lease_expired', 'idle', 'max_lifetime', 'stopped_too_long', 'lost', 'half_created'] as const;
+
+const eventFields = {
+  id: z.string().describe('Its place among the events of this run of the service; for "after".'),
+  type: z.enum(EVENT_TYPES).describe('What happened. "oom": the kernel ended something in it for want of memory.'),
+  at: time,
+  sandbox_id: fields.id,
+  owner: z.string(),
+  project_name: z.string().nullable(),
+  reason: z
+    .enum([...EXPIRY_REASONS, 'requested', 'woken', 'ended', 'elsewhere'])
+    .describe(
+      'Why. "requested": a client of this service asked for it. "woken": it was used. "ended": it ended by itself. "lost": ' +
+        'it was found so after the engine was away. "elsewhere": somebody else did it.',
+    ),
+  by: z.string().nullable().describe('Who asked for it, such as "rest" or "reaper"; null where that is not known.'),
+  request_id: z.string().nullable().describe('The X-Request-Id of the request that asked for it.'),
+  exit_code: z.int().nullable().describe('With "stopped".'),
+};
+
+export const lifecycleEventAnswer = z.object(eventFields).describe('Something that happened to a sandbox.');
+
+export const pruneAnswer = z
+  .object({
+    dry_run: z.boolean().describe('Whether nothing was removed, only looked for.'),
+    sandboxes: z.array(
+      z.object({
+        id: fields.id,
+        reason: z.enum(EXPIRY_REASONS),
+        action: z.enum(['removed', 'paused', 'none']).describe('"none" in a dry run, and when the engine failed.'),
+        error: z.string().describe('Why it could not be done.').optional(),
+      }),
+    ),
+    volumes: z.array(orphanAnswer()),
+    networks: z.array(orphanAnswer()),
+  })
+  .describe('What had expired, and what was left of sandboxes that are gone.');
+
+function orphanAnswer() {
+  return z.object({
+    name: z.string(),
+    reason: z.enum(['image_gone', 'sandbox_gone', 'unused']),
+    removed: z.boolean(),
+    error: z.string().describe('Why it could not be removed.').optional(),
+  });
+}
 
 const outcome = z.enum(['exited', 'signaled', 'timed_out', 'oom_killed', 'killed', 'sandbox_died']);
 

@@ -1,7 +1,28 @@
 import type { z } from 'zod';
 
-import type { ExecResult, FileInfo, ProcessExit, ProcessInfo, SandboxInfo, SandboxStats } from '../index.js';
-import type { execAnswer, exitAnswer, fileAnswer, processAnswer, sandboxAnswer, statsAnswer } from './answers.js';
+import type {
+  ExecResult,
+  FileInfo,
+  LifecycleEvent,
+  ProcessExit,
+  ProcessInfo,
+  PruneResult,
+  Sandbox,
+  SandboxInfo,
+  SandboxStats,
+} from '../index.js';
+import type {
+  endAnswer,
+  execAnswer,
+  exitAnswer,
+  fileAnswer,
+  lifecycleEventAnswer,
+  processAnswer,
+  pruneAnswer,
+  sandboxAnswer,
+  statsAnswer,
+  statsHistoryAnswer,
+} from './answers.js';
 
 /*
  * From the library's words to those of the wire. Only the types of the schemas are used here: the command line starts
@@ -19,11 +40,15 @@ export function presentSandbox(info: SandboxInfo): z.output<typeof sandboxAnswer
     owner: info.owner,
     created_at: info.createdAt.toISOString(),
     expires_at: info.expiresAt.toISOString(),
+    expires_in: Math.max(0, Math.floor((info.expiresAt.getTime() - Date.now()) / 1000)),
     started_at: info.startedAt?.toISOString() ?? null,
     finished_at: info.finishedAt?.toISOString() ?? null,
     exit_code: info.exitCode,
     timeout: info.ttlMs / 1000,
     idle_timeout: info.idleTimeoutMs === null ? null : info.idleTimeoutMs / 1000,
+    max_lifetime: info.maxLifetimeMs / 1000,
+    on_expiry: info.onExpiry,
+    wake_on_use: info.wakeOnUse,
     memory_limit: info.limits.memoryBytes,
     cpu_limit: info.limits.cpus,
     pids_limit: info.limits.pids,
@@ -47,6 +72,63 @@ export function presentStats(stats: SandboxStats): z.output<typeof statsAnswer> 
     oom_kills: stats.oomKills,
     at: stats.at.toISOString(),
   };
+}
+
+type Samples = Awaited<ReturnType<Sandbox['statsHistory']>>;
+
+export function presentStatsHistory(samples: Samples): z.output<typeof statsHistoryAnswer> {
+  return {
+    samples: samples.map((sample) => ({
+      at: sample.at.toISOString(),
+      memory_bytes: sample.memoryBytes,
+      cpu_seconds: sample.cpuSeconds,
+      pids: sample.processes,
+      network_received_bytes: sample.networkReceivedBytes,
+      network_sent_bytes: sample.networkSentBytes,
+    })),
+  };
+}
+
+/** `null`: it was removed. */
+export function presentEnd(info: SandboxInfo | null): z.output<typeof endAnswer> {
+  if (info === null) return { state: 'removed', exit_code: null, reason: null, finished_at: null };
+  return {
+    state: 'exited',
+    exit_code: info.exitCode,
+    reason: info.endedBy,
+    finished_at: info.finishedAt?.toISOString() ?? null,
+  };
+}
+
+export function presentLifecycleEvent(event: LifecycleEvent): z.output<typeof lifecycleEventAnswer> {
+  return {
+    id: event.id,
+    type: event.type,
+    at: event.at.toISOString(),
+    sandbox_id: event.sandboxId,
+    owner: event.owner,
+    project_name: event.projectName,
+    reason: event.reason,
+    by: event.by,
+    request_id: event.requestId,
+    exit_code: event.exitCode,
+  };
+}
+
+export function presentPrune(
+  { sandboxes, volumes, networks }: PruneResult,
+  { dryRun }: { readonly dryRun: boolean },
+): z.output<typeof pruneAnswer> {
+  return {
+    dry_run: dryRun,
+    sandboxes: [...sandboxes],
+    volumes: volumes.map(presentOrphan),
+    networks: networks.map(presentOrphan),
+  };
+}
+
+function presentOrphan({ name, reason, removed, error }: PruneResult['volumes'][number]) {
+  return { name, reason, removed, ...(error !== undefined && { error }) };
 }
 
 export function presentExec(result: ExecResult): z.output<typeof execAnswer> {

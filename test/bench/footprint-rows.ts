@@ -5,10 +5,10 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type Docker from 'dockerode';
 
-import type { Sandbox } from '../../src/index.js';
+import type { Sandbox, SandboxManager } from '../../src/index.js';
 import { createByHand } from './by-hand.js';
-import { percentile, timed, type Samples } from './measure.js';
-import { containerOf, needed, type Bench, type Row } from './row.js';
+import { interleave, percentile, timed, type Pair, type Samples } from './measure.js';
+import { containerOf, needed, openManager, type Bench, type Row } from './row.js';
 
 const run = promisify(execFile);
 const CLI = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
@@ -20,6 +20,8 @@ const MANY = 400;
 /** How many sandboxes what one of them costs is found by. */
 const COUNTED = 100;
 const AT_ONCE = 4;
+const LOADED = 200;
+const LOAD_EXECS = 20_000;
 
 /** What it costs to have sandboxes, and the command line tool. */
 export const footprintRows: readonly Row[] = [
@@ -82,7 +84,68 @@ export const footprintRows: readonly Row[] = [
       return { ours, byHand: [...before, ...after] };
     },
   },
+  {
+    name: 'list-at-400',
+    title: `list at ${MANY} sandboxes`,
+    unit: 'ms',
+    bar: { kind: 'faster', value: 10 },
+    long: true,
+    measure: (bench) =>
+      withMany(bench, ({ manager }) => ({
+        ours: () => timed(() => manager.list({ limit: MANY })),
+        byHand: () =>
+          timed(() =>
+            bench.docker.listContainers({ all: true, filters: { label: [`sandyard.owner=${manager.owner}`] } }),
+          ),
+      })),
+  },
+  {
+    name: 'inspect-at-400',
+    title: `inspect at ${MANY} sandboxes, with the lease`,
+    unit: 'ms',
+    bar: { kind: 'slower', value: 2 },
+    long: true,
+    measure: (bench) =>
+      withMany(bench, ({ sandbox, container }) => ({
+        ours: () => timed(() => sandbox.inspect()),
+        byHand: () => timed(() => container.inspect()),
+      })),
+  },
+  {
+    name: 'manager-memory',
+    title: `what ${LOAD_EXECS} execs in ${LOADED} sandboxes add to a manager's memory`,
+    unit: 'MiB',
+    bar: { kind: 'below', value: 16 },
+    long: true,
+    async measure(bench) {
+      const sandboxes = await createSmall(bench, LOADED);
+      // What is compiled, and the heap's own room, grow at first.
+      await execInTurn(sandboxes, LOAD_EXECS);
+      const before = process.memoryUsage().rss;
+      await execInTurn(sandboxes, LOAD_EXECS);
+      const after = process.memoryUsage().rss;
+      await removeAll(sandboxes);
+      return { ours: [(after - before) / 1024 ** 2], byHand: [] };
+    },
+  },
 ];
+
+interface OneOfMany {
+  readonly manager: SandboxManager;
+  readonly sandbox: Sandbox;
+  readonly container: Docker.Container;
+}
+
+async function withMany(bench: Bench, toPair: (one: OneOfMany) => Pair): Promise<Samples> {
+  await using manager = await openManager(bench, {});
+  const sandboxes = await createSmall(bench, MANY);
+  const sandbox = await manager.get(needed(sandboxes[0]).id);
+  const container = await containerOf(bench.docker, sandbox);
+  await settle();
+  const samples = await interleave(toPair({ manager, sandbox, container }), { rounds: 40, warmUpCalls: 40 });
+  await removeAll(sandboxes);
+  return samples;
+}
 
 /** What is the warden's alone, in MiB; where it can't be seen from outside, all that it has in memory, as it tells itself. */
 async function wardenMemory(docker: Docker, sandbox: Sandbox): Promise<number> {

@@ -84,7 +84,9 @@ async function measure(chosen: readonly Row[], { address, quick, profiles }: Set
   process.once('SIGINT', leave).once('SIGTERM', leave);
   try {
     const { SandboxManager } = await loadLibrary();
-    await using manager = new SandboxManager({ owner: run, reaper: false });
+    const newManager = (options: Library.ManagerOptions) =>
+      new SandboxManager({ owner: run, reaper: false, pool: [], ...options });
+    await using manager = newManager({});
     await using service = await ServiceProcess.start(new URL('http/main.js', DIST), {
       env: { HOST: '127.0.0.1', PORT: '0', SANDBOX_OWNER: run, SANDBOX_TOKEN: '' },
     });
@@ -93,7 +95,7 @@ async function measure(chosen: readonly Row[], { address, quick, profiles }: Set
     });
     const sandboxes = await Promise.all(Array.from({ length: SANDBOXES }, () => manager.create()));
     const byHand = { image: manager.image, labels: { 'sandyard-bench.run': run } };
-    const bench = { docker, manager, sandboxes, byHand, service, rawService, directory, quick };
+    const bench = { docker, manager, newManager, sandboxes, byHand, service, rawService, directory, quick };
     return await measureAll(chosen, { bench, profiles });
   } finally {
     process.off('SIGINT', leave).off('SIGTERM', leave);

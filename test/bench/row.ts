@@ -1,6 +1,6 @@
 import type Docker from 'dockerode';
 
-import type { Sandbox, SandboxManager } from '../../src/index.js';
+import type { ManagerOptions, Sandbox, SandboxManager } from '../../src/index.js';
 import type { ByHandOptions } from './by-hand.js';
 import type { Samples } from './measure.js';
 import type { ServiceProcess } from './services.js';
@@ -9,6 +9,8 @@ import type { ServiceProcess } from './services.js';
 export interface Bench {
   readonly docker: Docker;
   readonly manager: SandboxManager;
+  /** Makes another manager, of the same owner. */
+  readonly newManager: (options: ManagerOptions) => SandboxManager;
   readonly sandboxes: readonly Sandbox[];
   readonly byHand: ByHandOptions;
   readonly service: ServiceProcess;
@@ -46,6 +48,12 @@ export interface Row {
 /** Whether more of it is better. */
 export function isRate(unit: Unit): boolean {
   return unit === '/s' || unit === 'MiB/s';
+}
+
+export async function openManager(bench: Bench, options: ManagerOptions): Promise<SandboxManager> {
+  const manager = bench.newManager(options);
+  await manager.open();
+  return manager;
 }
 
 export async function containerOf(docker: Docker, sandbox: Sandbox | undefined): Promise<Docker.Container> {

@@ -131,6 +131,87 @@ describe('the built program', () => {
     await manager.close();
   });
 
+  it('inspects, stops, starts, pauses and renews it, each as a manager sees it, too', async () => {
+    await using manager = new SandboxManager({ owner, reaper: false });
+    const state = async () => (await manager.inspect(id)).state;
+    expect(await cli.run(['stop', '--grace', '0s', id])).toEqual({ code: 0, stdout: `${id}\n`, stderr: '' });
+    expect(await state()).toBe('exited');
+    expect((await cli.run(['start', id])).code).toBe(0);
+    expect(await state()).toBe('running');
+    expect(JSON.parse((await cli.run(['pause', '--json', id])).stdout)).toMatchObject([{ id, state: 'paused' }]);
+    expect((await cli.run(['pause', id, 'nosuchid'])).code).toBe(1);
+    expect((await cli.run(['unpause', id])).stdout).toBe(`${id}\n`);
+    expect((await cli.run(['exec', id, '--', 'sh', '-c', 'echo kept > kept'])).code).toBe(0);
+    expect((await cli.run(['restart', '--grace', '0s', id])).code).toBe(0);
+    expect((await cli.run(['exec', id, '--', 'cat', 'kept'])).stdout).toBe('kept\n');
+    expect((await cli.run(['renew', '--ttl', '290m', id])).code).toBe(0);
+    expect((await cli.run(['ls'])).stdout).toMatch(/ in 4 hours\n/);
+    const shown = await cli.run(['inspect', id]);
+    expect(shown).toMatchObject({ code: 0, stdout: expect.stringMatching(/^EXPIRES .*\(in 4 hours\)$/m) });
+    expect(JSON.parse((await cli.run(['inspect', '--json', id])).stdout)).toMatchObject([{ id, on_expiry: 'destroy' }]);
+    const tooLong = await cli.run(['renew', '--ttl', '300d', id]);
+    expect(tooLong).toMatchObject({ code: 1, stderr: expect.stringContaining('longest lifetime') });
+  });
+
+  it('tells what sandboxes used', async () => {
+    const sampled = async () => {
+      const { stdout } = await cli.run(['stats', '--history', '--json', id]);
+      const [found] = JSON.parse(stdout) as { samples: { memory_bytes: number }[] }[];
+      return found?.samples[0];
+    };
+    expect(await eventually(sampled, { everyMs: 2000, what: 'a sample' })).toMatchObject({ pids: expect.any(Number) });
+    expect((await cli.run(['stats', '--history', id])).stdout).toMatch(new RegExp(`^ID +TIME .*\n${id} +\\S+Z `));
+  });
+
+  it('waits for the end of a sandbox, and tells what happens to it meanwhile', async () => {
+    const made = await cli.run(['create', '--memory', '128m', '--ttl', '8s', '--on-expiry', 'stop', '--wake-on-use']);
+    const other = made.stdout.trim();
+    const events = cli.start(['events', '--json', '--filter', `sandbox=${other}`, '--filter', 'type=stopped']);
+    const first = once(events.stdout ?? events, 'data') as Promise<[Buffer]>;
+    expect(await cli.run(['wait', other])).toEqual({ code: 0, stdout: '90\n', stderr: '' });
+    const [line] = await first;
+    expect(JSON.parse(line.toString())).toMatchObject({
+      type: 'stopped',
+      sandbox_id: other,
+      reason: 'lease_expired',
+      exit_code: 90,
+      by: null,
+    });
+    events.kill('SIGINT');
+    expect(await once(events, 'close')).toEqual([130, null]);
+    expect((await cli.run(['inspect', other])).stdout).toMatch(/^STATE +exited \(90\)$/m);
+    expect((await cli.run(['exec', other, '--', 'echo', 'woken'])).stdout).toBe('woken\n');
+    expect((await cli.run(['rm', other])).code).toBe(0);
+  });
+
+  it('prunes what has expired, says why, and only says so in a dry run', async () => {
+    const other = (await cli.run(['create', '--memory', '128m', '--ttl', '2s'])).stdout.trim();
+    expect((await cli.run(['wait', other])).stdout).toBe('90\n');
+    const dry = await cli.run(['prune', '--dry-run']);
+    const row = `^sandbox +${other} +its lease has run out +`;
+    expect(dry).toMatchObject({ code: 0, stdout: expect.stringMatching(new RegExp(`${row}nothing: a dry run$`, 'm')) });
+    expect((await cli.run(['prune'])).stdout).toMatch(new RegExp(`${row}removed$`, 'm'));
+    const { sandboxes } = JSON.parse((await cli.run(['prune', '--json'])).stdout) as { sandboxes: unknown[] };
+    expect(sandboxes).toEqual([]);
+    expect((await cli.run(['ls', '-q'])).stdout).toBe(`${id}\n`);
+    expect(await cli.run(['wait', other])).toMatchObject({ code: 1, stdout: '' });
+  });
+
+  it('keeps nothing warm, whatever the environment says', async () => {
+    const events = cli.start(['events'], { SANDBOX_POOL_SIZE: '1' });
+    const renewed = once(events.stdout ?? events, 'data');
+    const pause = async () => {
+      await cli.run(['pause', id]);
+      await cli.run(['unpause', id]);
+      return Promise.race([renewed, new Promise<undefined>((resolve) => setTimeout(resolve, 1000, undefined))]);
+    };
+    await eventually(pause, { everyMs: 100, what: 'an event' });
+    const { stdout } = await run('docker', ['ps', '-aq', '--filter', `label=sandyard.owner=${owner}`]);
+    expect(stdout.trim().split('\n')).toHaveLength(1);
+    events.kill('SIGINT');
+    expect(await once(events, 'close')).toEqual([130, null]);
+  });
+
   it('helps at once', async () => {
     const [nothing, help] = [
       [process.execPath, '-e', '0'],

@@ -74,6 +74,14 @@ describe('docker-compose.dev.yml', () => {
     expect(HostConfig.CapDrop).toEqual(['ALL']);
   });
 
+  test('Prometheus is there only when it is asked for, and then on loopback', async () => {
+    const label = [`com.docker.compose.project=${project.name}`, 'com.docker.compose.service=prometheus'];
+    expect(await (await connectToEngine()).listContainers({ all: true, filters: { label } })).toEqual([]);
+    const config = await project.compose('--profile', 'monitoring', 'config');
+    expect(config).toContain('127.0.0.1:9090:9090/tcp');
+    expect(config).toContain(`${project.folder}/deploy/prometheus.yml:/etc/prometheus/prometheus.yml:ro`);
+  });
+
   test('a change of the sources starts the service anew, and its sandboxes are still there', async () => {
     const { id } = await createSandbox(project);
     const mark = `changed-${project.name}`;
@@ -180,6 +188,17 @@ describe('docker-compose.prod.yml', () => {
     expect(HostConfig.SecurityOpt).toEqual(['no-new-privileges:true']);
     expect(Mounts.filter(({ RW }) => RW)).toEqual([]);
     expect((await run('sandyard', ['ls', '/certs', '/certs/client'])).split(/\s+/)).not.toContain('ca');
+  });
+
+  test('Prometheus is there only when it is asked for, and then on loopback and away from the engine', async () => {
+    const config = await project.compose('--profile', 'monitoring', 'config');
+    const [service = ''] = /^ {2}prometheus:\n(?: {4}.*\n)+/m.exec(config) ?? [];
+    expect(service).toContain('127.0.0.1:9090:9090/tcp');
+    expect(service).toMatch(/networks:\n {6}monitoring: \{\}\n {4}\w/);
+    expect(service).toMatch(/secrets:\n {4}- source: token\n/);
+    const { Containers } = await (await connectToEngine()).getNetwork(`${project.name}_monitoring`).inspect();
+    const names = Object.values(Containers ?? {}).map(({ Name }) => Name);
+    expect(names).toEqual([expect.stringMatching(/sandyard/)]);
   });
 
   test('a second start changes nothing, and builds nothing again', async () => {

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildImage } from '../../scripts/images.mjs';
 import type { Sandbox, SandboxManager } from '../../src/index.js';
 import { ROOT } from '../fixtures/service.js';
+import { compileStaticProgram } from '../fixtures/static-program.js';
 import { dockerClient, IMAGE, newOwner, removeAll, RUN_SUFFIX, RUNTIMES, testManager } from '../fixtures/run.js';
 
 const FIXTURES = `${ROOT}/test/fixtures/static-program`;
@@ -28,7 +29,7 @@ describe('an image with one static program and no shell', () => {
   beforeAll(async () => {
     const context = await temporary();
     await copyFile(join(FIXTURES, 'Dockerfile'), join(context, 'Dockerfile'));
-    await compile(join(FIXTURES, 'program.c'), join(context, 'program'));
+    await compileStaticProgram(join(context, 'program'));
     await buildImage(docker, { context, dockerfile: 'Dockerfile', include: ['program'], tag: BARE_IMAGE });
     const source = await temporary();
     await writeFile(join(source, 'Dockerfile'), `FROM ${IMAGE}\nLABEL sandyard.test-source=${RUN_SUFFIX}\n`);
@@ -129,17 +130,3 @@ describe('an image with one static program and no shell', () => {
     });
   });
 });
-
-/** Compiles a program without libraries to load, in a sandbox that has a compiler. */
-async function compile(source: string, program: string): Promise<void> {
-  const manager = await testManager();
-  try {
-    const sandbox = await manager.create({ memoryLimit: '512m' });
-    await sandbox.copyTo(source, '/workspace/program.c');
-    const made = await sandbox.exec(['gcc', '-static', '-O1', '-s', '-o', 'program', 'program.c']);
-    expect(made).toMatchObject({ exitCode: 0, stderr: '' });
-    await sandbox.copyFrom('/workspace/program', program);
-  } finally {
-    await removeAll(manager);
-  }
-}

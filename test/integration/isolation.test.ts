@@ -129,7 +129,7 @@ describe('isolation of a default sandbox', () => {
         await expect(manager.destroy(id)).rejects.toMatchObject({ code: 'sandbox_not_found' });
       }
       expect((await manager.list()).sandboxes.map(({ id }) => id)).not.toContain(theirs.id);
-      await manager.reap();
+      await manager.prune();
       await expect(foreign.inspect()).resolves.toBeDefined();
       expect((await theirs.inspect()).state).toBe('running');
     } finally {

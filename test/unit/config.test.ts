@@ -48,6 +48,16 @@ describe('readConfig', () => {
         stoppedRetentionMs: 24 * HOUR,
         execTimeoutMs: 300_000,
       },
+      admission: {
+        ceilings: {
+          owner: { sandboxes: Infinity, memoryBytes: Infinity, cpus: Infinity, pids: Infinity },
+          manager: { sandboxes: Infinity, memoryBytes: Infinity, cpus: Infinity, pids: Infinity },
+        },
+        atOnce: 4,
+        queue: 64,
+        floor: { memoryBytes: 512 * MIB, diskBytes: 1024 * MIB },
+      },
+      pool: { size: 0, max: 0 },
       reaper: { schedule: '*/30 * * * * *', dryRun: false },
       maxUploadBytes: 2048 * MIB,
       logLevel: 'info',
@@ -70,6 +80,17 @@ describe('readConfig', () => {
     ['SANDBOX_MAX_PIDS', '512', 'limits.maxPids', 512],
     ['SANDBOX_NOFILE', '64', 'limits.nofile', 64],
     ['SANDBOX_MAX_NOFILE', '8192', 'limits.maxNofile', 8192],
+    ['SANDBOX_MAX_SANDBOXES', '1', 'admission.ceilings.owner.sandboxes', 1],
+    ['SANDBOX_MAX_TOTAL_MEMORY', '16g', 'admission.ceilings.owner.memoryBytes', 16_384 * MIB],
+    ['SANDBOX_MAX_TOTAL_CPUS', '1.5', 'admission.ceilings.owner.cpus', 1.5],
+    ['SANDBOX_MAX_TOTAL_PIDS', '4096', 'admission.ceilings.owner.pids', 4096],
+    ['SANDBOX_MAX_SANDBOXES', '1', 'admission.ceilings.manager.sandboxes', Infinity],
+    ['SANDBOX_CREATE_CONCURRENCY', '1', 'admission.atOnce', 1],
+    ['SANDBOX_CREATE_QUEUE', '0', 'admission.queue', 0],
+    ['SANDBOX_KEEP_FREE_MEMORY', '0', 'admission.floor.memoryBytes', 0],
+    ['SANDBOX_KEEP_FREE_DISK', '10g', 'admission.floor.diskBytes', 10_240 * MIB],
+    ['SANDBOX_POOL_SIZE', '3', 'pool', { size: 3, max: 3 }],
+    ['SANDBOX_POOL_MAX', '5', 'pool', { size: 0, max: 5 }],
     ['SANDBOX_TTL', '90s', 'limits.ttlMs', 90_000],
     ['SANDBOX_MAX_LIFETIME', '2h', 'limits.maxLifetimeMs', 2 * HOUR],
     ['SANDBOX_STOPPED_RETENTION', '1d', 'limits.stoppedRetentionMs', 24 * HOUR],
@@ -100,6 +121,12 @@ describe('readConfig', () => {
     ['SANDBOX_CPUS', '0'],
     ['SANDBOX_PIDS', '7'],
     ['SANDBOX_NOFILE', '63'],
+    ['SANDBOX_MAX_SANDBOXES', '0'],
+    ['SANDBOX_MAX_TOTAL_MEMORY', '0'],
+    ['SANDBOX_CREATE_CONCURRENCY', '0'],
+    ['SANDBOX_CREATE_QUEUE', '-1'],
+    ['SANDBOX_KEEP_FREE_DISK', '10%'],
+    ['SANDBOX_POOL_SIZE', 'many'],
     ['SANDBOX_TTL', '3600'],
     ['SANDBOX_TTL', '999ms'],
     ['SANDBOX_MAX_LIFETIME', 'forever'],
@@ -125,8 +152,12 @@ describe('readConfig', () => {
     ['SANDBOX_PIDS', '4097', 'SANDBOX_MAX_PIDS'],
     ['SANDBOX_NOFILE', '65537', 'SANDBOX_MAX_NOFILE'],
     ['SANDBOX_TTL', '25h', 'SANDBOX_MAX_LIFETIME'],
-  ])('refuses %s=%s, above the ceiling %s', (name, value, ceiling) => {
-    const error = thrownBy(() => readConfig({ [name]: value }));
+    ['SANDBOX_MEMORY', '2g', 'SANDBOX_MAX_TOTAL_MEMORY', '1g'],
+    ['SANDBOX_CPUS', '2', 'SANDBOX_MAX_TOTAL_CPUS', '1'],
+    ['SANDBOX_PIDS', '65', 'SANDBOX_MAX_TOTAL_PIDS', '64'],
+    ['SANDBOX_POOL_SIZE', '2', 'SANDBOX_POOL_MAX', '1'],
+  ])('refuses %s=%s, above the ceiling %s', (name, value, ceiling, limit?: string) => {
+    const error = thrownBy(() => readConfig({ [name]: value, ...(limit !== undefined && { [ceiling]: limit }) }));
     expect(error).toMatchObject({ code: 'config_invalid' });
     expect(error.message).toContain(name);
     expect(error.message).toContain(ceiling);
@@ -189,9 +220,15 @@ describe('isLoopback', () => {
 });
 
 describe('readManagerDefaults', () => {
-  it('reads image, owner and limits', () => {
-    const defaults = readManagerDefaults({ SANDBOX_IMAGE: 'x', SANDBOX_OWNER: 'me', SANDBOX_TTL: '2m' });
-    expect(defaults).toMatchObject({ image: 'x', owner: 'me', limits: { ttlMs: 120_000 } });
+  it('reads image, owner, limits, ceilings and the pool', () => {
+    const env = { SANDBOX_IMAGE: 'x', SANDBOX_OWNER: 'me', SANDBOX_TTL: '2m', SANDBOX_CREATE_QUEUE: '1' };
+    expect(readManagerDefaults({ ...env, SANDBOX_POOL_SIZE: '2' })).toMatchObject({
+      image: 'x',
+      owner: 'me',
+      limits: { ttlMs: 120_000 },
+      admission: { queue: 1 },
+      pool: { size: 2 },
+    });
   });
 
   it('refuses what it reads by name', () => {
@@ -234,3 +271,37 @@ function thrownBy(act: () => unknown): SandyardError {
   }
   throw new Error('Nothing was thrown.');
 }
+
+describe('webhooks', () => {
+  const urls = 'https://hooks.example/a, http://127.0.0.1:9000/b?c=d';
+  const bytes = Buffer.from('0123456789abcdefghijklmn');
+
+  it('are called with the key that the secret is, by itself or in base64, also in a file', () => {
+    const expected = { urls: ['https://hooks.example/a', 'http://127.0.0.1:9000/b?c=d'], key: bytes };
+    const secret = `whsec_${bytes.toString('base64')}`;
+    for (const given of [
+      { SANDBOX_WEBHOOK_SECRET: secret },
+      { SANDBOX_WEBHOOK_SECRET: bytes.toString() },
+      { SANDBOX_WEBHOOK_SECRET_FILE: tokenFile('webhook', `${secret}\n`) },
+    ]) {
+      expect(readConfig({ SANDBOX_WEBHOOK_URLS: urls, ...given }).webhooks).toEqual(expected);
+    }
+    expect(readConfig({ SANDBOX_WEBHOOK_SECRET: secret }).webhooks).toBeUndefined();
+    expect(readManagerDefaults({ SANDBOX_WEBHOOK_URLS: 'none' })).not.toHaveProperty('webhooks');
+  });
+
+  it.each([
+    [{ SANDBOX_WEBHOOK_URLS: urls }, 'there is no secret'],
+    [{ SANDBOX_WEBHOOK_URLS: urls, SANDBOX_WEBHOOK_SECRET: `whsec_${'c2hvcnQ='.repeat(3)}` }, 'is not 24 bytes'],
+    [{ SANDBOX_WEBHOOK_URLS: urls, SANDBOX_WEBHOOK_SECRET: 's3cret' }, 'SECRET is set to what can not be a secret'],
+    [{ SANDBOX_WEBHOOK_URLS: urls, SANDBOX_WEBHOOK_SECRET_FILE: '/none' }, "can't be read"],
+    [{ SANDBOX_WEBHOOK_URLS: 's3cret' }, 'URLS is set to what can not be URLs'],
+    [{ SANDBOX_WEBHOOK_URLS: 'file:///etc/passwd' }, 'can not be URLs'],
+    [{ SANDBOX_WEBHOOK_URLS: 'https://me:s3cret@hooks.example' }, 'without user and password'],
+  ])('%j is refused without a secret in the message', (env, message) => {
+    const act = () => readConfig(env);
+    expect(act).toThrow(message);
+    expect(act).not.toThrow('s3cret');
+    expect(act).toThrow(expect.objectContaining({ code: 'config_invalid' }) as Error);
+  });
+});

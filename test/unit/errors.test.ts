@@ -13,7 +13,15 @@ describe('the table of codes', () => {
 
   it('calls retryable only what no change of the input could mend', () => {
     const retryable = ERROR_CODES.filter((code) => describeError(code).retryable);
-    expect(retryable).toEqual(['aborted', 'port_not_open', 'engine_unavailable', 'engine_timeout']);
+    expect(retryable).toEqual([
+      'idempotency_in_progress',
+      'aborted',
+      'over_capacity',
+      'host_exhausted',
+      'port_not_open',
+      'engine_unavailable',
+      'engine_timeout',
+    ]);
   });
 });
 

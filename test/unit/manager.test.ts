@@ -3,7 +3,8 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import type { ContainerSpec } from '../../src/engine/engine.js';
 import { SandyardError } from '../../src/errors.js';
 import type { Log } from '../../src/log.js';
-import { SandboxManager, type ManagerOptions } from '../../src/manager.js';
+import type { ManagerOptions } from '../../src/manager-options.js';
+import { SandboxManager } from '../../src/manager.js';
 import { encodeEvent } from '../fixtures/fake-warden.js';
 import { FakeEngine, type EngineMethod, type FakeContainer } from '../fixtures/fake-engine.js';
 
@@ -40,7 +41,15 @@ describe('create', () => {
       workdir: '/workspace',
       hostname: sandbox.id,
       env: ['HOME=/home/sandbox'],
-      entrypoint: ['/usr/lib/sandyard/warden', 'init', '--ttl-ms=3600000', '--nofile=4096'],
+      entrypoint: [
+        '/usr/lib/sandyard/warden',
+        'init',
+        '--setup-ms=120000',
+        '--ttl-ms=3600000',
+        '--on-expiry=destroy',
+        '--last-ms=86400000',
+        '--nofile=4096',
+      ],
     });
     expect(specOf(engine)).not.toHaveProperty('volume');
     expect(specOf(engine)).not.toHaveProperty('runtime');
@@ -93,7 +102,8 @@ describe('create', () => {
     });
     expect(info.startedAt).toBeInstanceOf(Date);
     expect(info.expiresAt.getTime() - info.createdAt.getTime()).toBe(60_000);
-    expect(info).not.toHaveProperty('maxLifetimeMs');
+    expect(info).toMatchObject({ maxLifetimeMs: 24 * HOUR, onExpiry: 'destroy', wakeOnUse: false });
+    for (const hidden of ['pool', 'warm', 'env', 'madeFor', 'agesFrom']) expect(info).not.toHaveProperty(hidden);
   });
 
   const prepared = { 'sandyard.image': '1', 'sandyard.warden': '1' };
@@ -121,12 +131,13 @@ describe('create', () => {
   });
 
   it.each([
-    [{ ttlMs: 5000 }, ['--ttl-ms=5000', '--nofile=4096']],
+    [{ ttlMs: 5000 }, ['--ttl-ms=5000']],
     [{ idleTimeoutMs: 7000, nofileLimit: 99 }, ['--ttl-ms=3600000', '--idle-ms=7000', '--nofile=99']],
+    [{ maxLifetimeMs: 9000, onExpiry: 'stop' as const }, ['--ttl-ms=9000', '--last-ms=9000', '--on-expiry=stop']],
   ])('with %j tells the warden %j', async (options, told) => {
     const { engine, manager } = setUp();
     await manager.create(options);
-    expect(specOf(engine)?.entrypoint.slice(2)).toEqual(told);
+    expect(specOf(engine)?.entrypoint).toEqual(expect.arrayContaining(told));
   });
 
   it.each(['', 'a b', '-x', 'a/b', 'x'.repeat(65)])('refuses the runtime %j', async (runtime) => {
@@ -162,6 +173,15 @@ describe('create', () => {
     const info = await (await manager.create()).inspect();
     expect(specOf(engine)?.memoryBytes).toBe(64 * MIB);
     expect(info.ttlMs).toBe(60_000);
+  });
+
+  it.each([0, -1, 0.5, Number.NaN, Infinity])('refuses a lease, idle timeout or lifetime of %j', async (durationMs) => {
+    const { engine, manager } = setUp();
+    for (const field of ['ttlMs', 'idleTimeoutMs', 'maxLifetimeMs']) {
+      const created = manager.create({ [field]: durationMs });
+      await expect(created).rejects.toMatchObject({ code: 'validation_failed', issues: [{ path: [field] }] });
+    }
+    expect(engine.calls).toEqual([]);
   });
 
   it.each([{ memoryLimit: 'x' }, { user: 'root' }, { privileged: true }, { labels: { 'sandyard.owner': 'you' } }])(
@@ -382,7 +402,7 @@ describe("others' containers", () => {
     const { engine, manager } = await planted();
     vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 48 * HOUR });
     expect(await manager.list()).toEqual({ sandboxes: [], cursor: null });
-    expect(await manager.reap()).toEqual([]);
+    expect(await manager.prune()).toEqual({ sandboxes: [], volumes: [], networks: [] });
     expect(engine.containers.size).toBe(3);
   });
 });
@@ -503,12 +523,20 @@ describe('list', () => {
 
 describe('open', () => {
   it('finds the engine, and removes what has expired', async () => {
-    const { engine, manager } = setUp();
+    const { engine, manager } = setUp({ reaper: {} });
     const { id } = await manager.create({ ttlMs: 1000 });
     engine.die(`sandyard-${id}`, { exitCode: 90 }); // as the warden does
     await manager.open();
-    expect(engine.count('info')).toBe(1);
     expect(engine.containers.size).toBe(0);
+  });
+
+  it('removes nothing without a reaper', async () => {
+    const { engine, manager } = setUp();
+    const { id } = await manager.create({ ttlMs: 1000 });
+    engine.die(`sandyard-${id}`, { exitCode: 90 });
+    await manager.open();
+    expect(engine.containers.size).toBe(1);
+    expect(await manager.prune()).toMatchObject({ sandboxes: [{ id, reason: 'lease_expired', action: 'removed' }] });
   });
 
   it('fails without an engine, and works when there is one', async () => {
@@ -610,6 +638,35 @@ describe('close', () => {
     await manager[Symbol.asyncDispose]();
   });
 
+  it('is over for each that asked for it only when all is', async () => {
+    const { engine, manager } = setUp({ pool: { size: 2 } });
+    await manager.open();
+    await vi.waitFor(async () => expect((await manager.gauges()).pool.ready).toBe(2));
+    void manager.close();
+    await manager.close();
+    expect([engine.containers.size, engine.closed, engine.watchers]).toEqual([0, 1, 0]);
+  });
+
+  it.each(['info', 'watchContainers', 'listContainers'] as const)(
+    'ends an open that has come to %s, and nothing goes on',
+    async (method) => {
+      const { engine, manager } = setUp({ reaper: {}, pool: { size: 1 } });
+      engine.before[method] = () => void manager.close();
+      await expect(manager.open()).rejects.toMatchObject({ code: 'manager_closed' });
+      await manager.close();
+      expect([engine.containers.size, engine.watchers, engine.closed]).toEqual([0, 0, 1]);
+    },
+  );
+
+  it('gives a warm one to nobody whose caller would not be told', async () => {
+    const { engine, manager } = setUp({ pool: { size: 1 } });
+    await manager.open();
+    await vi.waitFor(async () => expect((await manager.gauges()).pool.ready).toBe(1));
+    const [created] = await Promise.allSettled([manager.create(), manager.close()]);
+    const names = [...engine.containers.keys()];
+    expect(names).toEqual(created.status === 'fulfilled' ? [`sandyard-${created.value.id}`] : []);
+  });
+
   it('is the end of it', async () => {
     const { engine, manager } = setUp();
     const { id } = await manager.create();
@@ -620,7 +677,7 @@ describe('close', () => {
       () => manager.create(),
       () => manager.get(id),
       () => manager.list(),
-      () => manager.reap(),
+      () => manager.prune(),
       () => manager.exec(id, ['true']),
     ]) {
       await expect(call()).rejects.toMatchObject({ code: 'manager_closed' });
@@ -662,12 +719,12 @@ describe('connections', () => {
     await vi.waitFor(() => expect(engine.find(`sandyard-${sandbox.id}`).warden.tunnels.size).toBe(0));
   });
 
-  it('of what is gone are closed when the reaper looks', async () => {
+  it('of what is gone are closed', async () => {
     const { engine, manager } = setUp();
+    await manager.open();
     const sandbox = await manager.create();
     const container = engine.find(`sandyard-${sandbox.id}`);
-    engine.containers.clear();
-    await manager.reap();
+    await engine.removeContainer(container.id); // by somebody else
     await vi.waitFor(() => expect(container.warden.tunnels.size).toBe(0));
   });
 });

@@ -5,12 +5,15 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 
 import { SandyardError } from '../../src/errors.js';
 import { SandboxManager } from '../../src/manager.js';
+import type { Sandbox } from '../../src/sandbox.js';
 import type { CreateOptions } from '../../src/schemas.js';
 import { FakeEngine } from '../fixtures/fake-engine.js';
+import { settle } from '../fixtures/fake-fleet.js';
 import { encodeEntry, type FakeWardenOptions } from '../fixtures/fake-warden.js';
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
+const YEAR = 365 * 24 * HOUR;
 
 afterEach(() => {
   vi.useRealTimers();
@@ -179,7 +182,7 @@ describe('renew', () => {
     await expect(sandbox.renew({ ttlMs: 2 * HOUR })).rejects.toMatchObject({
       code: 'wrong_state',
       message: expect.stringContaining(state),
-      hint: expect.stringContaining('Start it'),
+      hint: expect.stringContaining(state === 'paused' ? 'Unpause it' : 'Start it'),
     });
     expect(warden.record.version).toBe(version);
   });
@@ -190,14 +193,69 @@ describe('renew', () => {
     await sandbox.renew({ ttlMs: 24 * HOUR - MINUTE });
     const error = await sandbox.renew({ ttlMs: 24 * HOUR + 1 }).catch((error: unknown) => error);
     expect(error).toMatchObject({ code: 'limit_exceeded' });
-    expect((error as SandyardError).hint).toContain(new Date(createdAt.getTime() + 24 * HOUR).toISOString());
+    const [, end] = /until (\S+);/.exec((error as SandyardError).hint ?? '') ?? [];
+    expect(Math.abs(Date.parse(end ?? '') - createdAt.getTime() - 24 * HOUR)).toBeLessThan(1000);
   });
 
-  it.each([{ ttlMs: 0 }, { ttlMs: 1.5 }, { ttlMs: '1h' }, { forever: true }])('refuses %j', async (options) => {
+  it.each([
+    { ttlMs: 0 },
+    { ttlMs: -1 },
+    { ttlMs: Number.NaN },
+    { ttlMs: Infinity },
+    { ttlMs: 1.5 },
+    { ttlMs: '1h' },
+    { forever: true },
+  ])('refuses %j', async (options) => {
     const { sandbox, warden } = await create();
     const version = warden.record.version;
     await expect(sandbox.renew(options as object)).rejects.toMatchObject({ code: 'validation_failed' });
     expect(warden.record.version).toBe(version);
+  });
+
+  it('of a year is refused where its lifetime is shorter, and given where it is not', async () => {
+    const { sandbox, warden, container } = await create();
+    const { version } = warden.record;
+    await expect(sandbox.renew({ ttlMs: YEAR })).rejects.toMatchObject({ code: 'limit_exceeded' });
+    expect(warden.record.version).toBe(version);
+    const engine = new FakeEngine();
+    const manager = new SandboxManager({ engine, owner: 'me', reaper: false, limits: { maxLifetimeMs: 2 * YEAR } });
+    const long = await manager.create({ ttlMs: YEAR });
+    expect((await long.inspect()).expiresAt.getTime() - Date.now()).toBeGreaterThan(YEAR - MINUTE);
+    expect((await long.renew({ ttlMs: YEAR + HOUR })).expiresAt.getTime()).toBeGreaterThan(Date.now() + YEAR);
+    expect(container.state).toBe('running');
+    await manager.close();
+  });
+
+  it.each([
+    ['ahead', HOUR],
+    ['behind', -HOUR],
+  ])('is by its lifetime on the clock of the engine, also where that is an hour %s', async (_, clockOffsetMs) => {
+    const engine = new FakeEngine();
+    engine.clockOffsetMs = clockOffsetMs;
+    const manager = new SandboxManager({ engine, owner: 'me', reaper: false });
+    await manager.open();
+    const sandbox = await manager.create({ ttlMs: HOUR });
+    const end = (await sandbox.renew({ ttlMs: 24 * HOUR - MINUTE })).expiresAt.getTime();
+    expect(Math.abs(end - Date.now() - 24 * HOUR + MINUTE)).toBeLessThan(5000);
+    await expect(sandbox.renew({ ttlMs: 24 * HOUR + 1000 })).rejects.toMatchObject({ code: 'limit_exceeded' });
+    await manager.close();
+  });
+
+  it.each([
+    ['ahead', 48 * HOUR],
+    ['back', -48 * HOUR],
+  ])('is the same where our own clock has jumped two days %s', async (_, jumpMs) => {
+    const engine = new FakeEngine();
+    const manager = new SandboxManager({ engine, owner: 'me', reaper: false, limits: { maxLifetimeMs: 200 * HOUR } });
+    await manager.open();
+    const sandbox = await manager.create({ ttlMs: 100 * HOUR });
+    engine.clockOffsetMs = -jumpMs; // the engine's stays as it was
+    vi.setSystemTime(Date.now() + jumpMs);
+    const { expiresAt } = await sandbox.renew({ ttlMs: 150 * HOUR });
+    expect(Math.abs(expiresAt.getTime() - Date.now() - 150 * HOUR)).toBeLessThan(1000);
+    await expect(sandbox.renew({ ttlMs: 200 * HOUR + 1000 })).rejects.toMatchObject({ code: 'limit_exceeded' });
+    expect((await manager.prune()).sandboxes).toEqual([]);
+    await manager.close();
   });
 
   it('tells that it is gone', async () => {
@@ -264,6 +322,51 @@ it('connect() reaches a port', async () => {
   const chunks = [];
   for await (const chunk of await sandbox.connect(80)) chunks.push(String(chunk));
   expect(chunks.join('')).toBe('dial 80');
+});
+
+describe('a sandbox that its lease has paused', () => {
+  const pauseExpired = async (wakeOnUse: boolean) => {
+    const made = await create({ onExpiry: 'pause', wakeOnUse });
+    made.warden.record.expire();
+    await made.engine.pauseContainer(made.container.id);
+    made.warden.cut();
+    await settle(); // until that is known here
+    return made;
+  };
+
+  it.each([
+    ['exec', (sandbox: Sandbox) => sandbox.exec(['true'])],
+    ['spawn', (sandbox: Sandbox) => sandbox.spawn(['true'])],
+    ['processes.list', (sandbox: Sandbox) => sandbox.processes.list()],
+  ])('is woken by %s, where it is to be', async (_, use) => {
+    const { sandbox, container, warden } = await pauseExpired(true);
+    await use(sandbox);
+    expect(container.state).toBe('running');
+    await vi.waitFor(() => expect(warden.record.expired).toBe(false));
+    const other = await pauseExpired(false);
+    await expect(use(other.sandbox)).rejects.toMatchObject({ code: 'wrong_state' });
+    expect(other.container.state).toBe('paused');
+  });
+
+  it.each([
+    ['inspect', (sandbox: Sandbox) => sandbox.inspect()],
+    ['stats', (sandbox: Sandbox) => sandbox.stats()],
+    ['statsHistory', (sandbox: Sandbox) => sandbox.statsHistory()],
+    ['renew', (sandbox: Sandbox) => sandbox.renew()],
+  ])('is not woken by %s', async (_, look) => {
+    const { sandbox, container } = await pauseExpired(true);
+    vi.spyOn(performance, 'now').mockReturnValue(performance.now() + 60_000); // long after it was used
+    await look(sandbox).catch((error: unknown) => expect(error).toMatchObject({ code: 'wrong_state' }));
+    vi.restoreAllMocks();
+    expect(container.state).toBe('paused');
+  });
+
+  it('has a new lease when it is unpaused', async () => {
+    const { sandbox, warden } = await pauseExpired(false);
+    const { state, expiresAt } = await sandbox.unpause();
+    expect([state, warden.record.expired]).toEqual(['running', false]);
+    expect(expiresAt.getTime() - Date.now()).toBeGreaterThan(HOUR / 2);
+  });
 });
 
 describe('copies', () => {

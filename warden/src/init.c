@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "confine.h"
+#include "history.h"
 #include "loop.h"
 #include "process.h"
 #include "record.h"
@@ -28,13 +29,15 @@
 /* After so long without a process, memory that is not needed goes back. */
 #define REST_MS 1000
 #define STOPPED (128 + SIGTERM)
+/* For a manager to pause it, and for another when that one has died. */
+#define EXPIRY_GRACE_MS 120000
 
 unsigned char boot_id[BOOT_ID_BYTES];
 
 static struct watch signals;
 static struct timer end_timer, rest_timer;
 static int end_code = -1;
-static int64_t lease_ms, idle_ms;
+static struct terms terms = { .grace_ms = EXPIRY_GRACE_MS };
 
 static _Noreturn void fail(int code, const char *what)
 {
@@ -92,8 +95,10 @@ static void settle(void)
 	}
 	tunnels_settle();
 	rest_timer.fire = on_rest;
-	if (was_busy && !is_busy)
+	if (was_busy && !is_busy) {
 		timer_set(&rest_timer, REST_MS);
+		record_note_activity();
+	}
 	was_busy = is_busy;
 }
 
@@ -162,22 +167,55 @@ static const char *value_of(const char *argument, const char *name)
 	return strncmp(argument, name, length) == 0 ? argument + length : NULL;
 }
 
+static _Noreturn void refuse(const char *argument)
+{
+	errno = EINVAL;
+	fail(END_ARGUMENTS, argument);
+}
+
+/* Whether it is this one of the times; its value is then taken. */
+static bool read_time(const char *argument, const char *name, int64_t *ms)
+{
+	const char *value = value_of(argument, name);
+	char *end;
+
+	if (value == NULL)
+		return false;
+	errno = 0;
+	*ms = strtoll(value, &end, 10);
+	if (end == value || *end || errno || *ms < 0 || *ms > TIME_MAX_MS)
+		refuse(argument);
+	return true;
+}
+
+static void read_on_expiry(const char *argument, const char *value)
+{
+	static const char *const names[] = { "destroy", "stop", "pause" };
+
+	for (uint8_t i = 0; i <= EXPIRY_PAUSE; i++)
+		if (strcmp(value, names[i]) == 0) {
+			terms.on_expiry = i;
+			return;
+		}
+	refuse(argument);
+}
+
 static void read_argument(const char *argument)
 {
 	const char *value;
 
-	if ((value = value_of(argument, "--ttl-ms=")))
-		lease_ms = strtoll(value, NULL, 10);
-	else if ((value = value_of(argument, "--idle-ms=")))
-		idle_ms = strtoll(value, NULL, 10);
+	if (read_time(argument, "--setup-ms=", &terms.setup_ms) || read_time(argument, "--ttl-ms=", &terms.ttl_ms) ||
+	    read_time(argument, "--idle-ms=", &terms.idle_ms) || read_time(argument, "--last-ms=", &terms.last_ms) ||
+	    read_time(argument, "--expiry-grace-ms=", &terms.grace_ms))
+		return;
+	if ((value = value_of(argument, "--on-expiry=")))
+		read_on_expiry(argument, value);
 	else if ((value = value_of(argument, "--nofile=")))
 		spawn_set_nofile(strtoul(value, NULL, 10));
 	else if ((value = value_of(argument, "--own=")))
 		give_directory(value);
-	else {
-		errno = EINVAL;
-		fail(END_ARGUMENTS, argument);
-	}
+	else
+		refuse(argument);
 }
 
 /* Descriptors 0 to 2 are there, and lead nowhere: nothing that comes later gets one of these numbers by chance. */
@@ -215,7 +253,8 @@ int init_main(int argc, char **argv)
 	open_signals();
 	if (tunnel_open_socket() < 0)
 		fail(END_STATE, SOCKET_PATH);
-	record_open(lease_ms, idle_ms);
+	record_open(&terms);
+	history_begin();
 	close_standard_streams();
 	for (;;) {
 		loop_round();

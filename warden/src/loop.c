@@ -10,6 +10,8 @@
 #define BATCH 64
 /* Waiting doesn't count the time that the host sleeps, timers do. */
 #define LONGEST_WAIT_MS 10000
+/* Waiting so much longer than that is a pause: of the sandbox, or of its host. */
+#define PAUSE_MS 2000
 
 static int epoll_fd = -1;
 static struct epoll_event batch[BATCH];
@@ -18,6 +20,7 @@ static int batch_at, batch_length;
 static struct timer *timers;
 /* No timer is due before this: a lower bound, so that stopping one costs nothing. */
 static int64_t next_due = INT64_MAX;
+static int64_t thawed_ms;
 
 void *must(void *memory)
 {
@@ -147,10 +150,19 @@ static int wait_ms(void)
 	return left < 0 ? 0 : left > LONGEST_WAIT_MS ? LONGEST_WAIT_MS : (int)left;
 }
 
+int64_t loop_thawed_ms(void)
+{
+	return thawed_ms;
+}
+
 void loop_round(void)
 {
-	int found = epoll_wait(epoll_fd, batch, BATCH, wait_ms());
+	int wait = wait_ms();
+	int64_t until = now_ms() + wait;
+	int found = epoll_wait(epoll_fd, batch, BATCH, wait);
 
+	if (wait >= 0 && now_ms() > until + PAUSE_MS)
+		thawed_ms = now_ms();
 	batch_length = found < 0 ? 0 : found;
 	for (batch_at = 0; batch_at < batch_length;) {
 		struct epoll_event event = batch[batch_at++];

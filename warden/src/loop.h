@@ -41,6 +41,9 @@ void timer_set(struct timer *timer, int64_t ms);
 void timer_stop(struct timer *timer);
 bool timer_is_set(const struct timer *timer);
 
+/* When the program last went on after it had been paused for a while; 0 if it never was. */
+int64_t loop_thawed_ms(void);
+
 /* PID 1 without memory can do nothing but end, and the sandbox with it. */
 void *must(void *memory);
 

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 #include "builtin/builtin.h"
+#include "history.h"
 #include "process.h"
 #include "record.h"
 #include "tunnel.h"
@@ -217,18 +218,21 @@ static void handle_list(struct tunnel *tunnel, uint32_t stream)
 
 static void handle_record_set(struct tunnel *tunnel, uint32_t stream, struct in *in)
 {
-	uint64_t version = in_u64(in);
-	int64_t lease_ms = (int64_t)in_u64(in);
-	int64_t idle_ms = (int64_t)in_u64(in);
-	bool has_blob = in_u8(in) != 0;
-	struct text blob = in_text(in);
-	int error = EINVAL;
+	struct record_change change = { .version = in_u64(in) };
+	uint8_t has_blob;
+	int error;
 
+	change.lease_ms = (int64_t)in_u64(in);
+	change.idle_ms = (int64_t)in_u64(in);
+	change.ttl_ms = (int64_t)in_u64(in);
+	change.on_expiry = in_u8(in);
+	change.last_ms = (int64_t)in_u64(in);
+	has_blob = in_u8(in);
+	change.has_blob = has_blob != 0;
+	change.blob = in_text(in);
 	if (!in_done(in))
 		return;
-	if (lease_ms >= KEEP && idle_ms >= KEEP && lease_ms < INT64_MAX / 2 && idle_ms < INT64_MAX / 2 &&
-	    blob.length <= BLOB_MAX)
-		error = record_set(version, lease_ms, idle_ms, has_blob ? &blob : NULL);
+	error = has_blob > 1 ? EINVAL : record_set(&change);
 	if (error)
 		put_result(tunnel, stream, error);
 	else
@@ -309,6 +313,9 @@ static bool dispatch(struct tunnel *tunnel, uint8_t type, uint32_t stream, struc
 		break;
 	case F_USAGE:
 		usage_put(tunnel_answer(tunnel), stream);
+		break;
+	case F_USAGE_HISTORY:
+		history_put(tunnel, stream);
 		break;
 	case F_RECORD_GET:
 		record_put(tunnel_answer(tunnel), stream);

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "usage.h"
 
 #include <ctype.h>
@@ -7,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define UNKNOWN UINT64_MAX
@@ -17,7 +20,7 @@ struct file {
 	int fd;
 };
 
-static struct file memory_used, memory_limit, memory_stat, memory_events, cpu, pids, network;
+static struct file memory_used, memory_limit, memory_stat, memory_events, cpu, pids, network, machine_memory, all_processes;
 static int is_v2;
 
 static struct file open_file(const char *path)
@@ -35,6 +38,8 @@ void usage_open(void)
 	cpu = open_file(is_v2 ? GROUPS "cpu.stat" : GROUPS "cpuacct/cpuacct.usage");
 	pids = open_file(is_v2 ? GROUPS "pids.current" : GROUPS "pids/pids.current");
 	network = open_file("/proc/net/dev");
+	machine_memory = open_file("/proc/meminfo");
+	all_processes = open_file("/proc");
 }
 
 static const char *read_text(struct file file)
@@ -96,12 +101,9 @@ static uint64_t memory_in_use(void)
 	uint64_t cache;
 
 	if (used == UNKNOWN) {
-		struct file file = open_file("/proc/meminfo");
-		const char *text = read_text(file);
+		const char *text = read_text(machine_memory);
 		uint64_t total = known(number_of(text, "MemTotal")), free_memory = known(number_of(text, "MemAvailable"));
 
-		if (file.fd >= 0)
-			close(file.fd);
 		return total > free_memory ? (total - free_memory) * 1024 : 0;
 	}
 	cache = known(number_of(read_text(memory_stat), is_v2 ? "inactive_file" : "total_inactive_file"));
@@ -126,18 +128,29 @@ static uint64_t cpu_ns(void)
 	return is_v2 ? known(number_of(read_text(cpu), "usage_usec")) * 1000 : known(read_number(cpu));
 }
 
+/* Those that /proc lists. Reads it as the kernel gives it: opendir() would take memory each time. */
+static uint64_t count_processes(void)
+{
+	static _Alignas(struct dirent64) char entries[8192];
+	uint64_t number = 0;
+
+	if (all_processes.fd < 0 || lseek(all_processes.fd, 0, SEEK_SET) < 0)
+		return 0;
+	for (long length; (length = syscall(SYS_getdents64, all_processes.fd, entries, sizeof entries)) > 0;)
+		for (long at = 0; at < length;) {
+			const struct dirent64 *entry = (const void *)(entries + at);
+
+			number += isdigit((unsigned char)entry->d_name[0]) != 0;
+			at += entry->d_reclen;
+		}
+	return number;
+}
+
 static uint64_t process_number(void)
 {
 	uint64_t number = read_number(pids);
-	DIR *proc;
 
-	if (number != UNKNOWN || (proc = opendir("/proc")) == NULL)
-		return known(number);
-	number = 0;
-	for (struct dirent *entry; (entry = readdir(proc)) != NULL;)
-		number += isdigit((unsigned char)entry->d_name[0]) != 0;
-	closedir(proc);
-	return number;
+	return number == UNKNOWN ? count_processes() : number;
 }
 
 /* Of all interfaces but the loopback one: lines of "name: received … sent …", with eight numbers each. */
@@ -158,18 +171,43 @@ static void network_bytes(uint64_t *received, uint64_t *sent)
 	}
 }
 
+struct usage usage_now(void)
+{
+	struct usage usage = { .memory = memory_in_use(), .cpu_ns = cpu_ns(), .processes = process_number() };
+
+	network_bytes(&usage.received, &usage.sent);
+	return usage;
+}
+
+static uint64_t machine_memory_available(void)
+{
+	uint64_t kilobytes = number_of(read_text(machine_memory), "MemAvailable");
+
+	return kilobytes == UNKNOWN ? UNKNOWN : kilobytes * 1024;
+}
+
+static uint64_t disk_free(void)
+{
+	struct statvfs root;
+
+	if (statvfs("/", &root) < 0 || root.f_blocks == 0)
+		return UNKNOWN;
+	return (uint64_t)root.f_bavail * root.f_frsize;
+}
+
 void usage_put(struct out *out, uint32_t stream)
 {
 	size_t frame = frame_begin(out, F_USAGE_IS, stream);
-	uint64_t received, sent;
+	struct usage usage = usage_now();
 
-	out_u64(out, memory_in_use());
+	out_u64(out, usage.memory);
 	out_u64(out, usage_memory_limit());
-	out_u64(out, cpu_ns());
-	out_u64(out, process_number());
-	network_bytes(&received, &sent);
-	out_u64(out, received);
-	out_u64(out, sent);
+	out_u64(out, usage.cpu_ns);
+	out_u64(out, usage.processes);
+	out_u64(out, usage.received);
+	out_u64(out, usage.sent);
 	out_u64(out, usage_oom_kills());
+	out_u64(out, machine_memory_available());
+	out_u64(out, disk_free());
 	frame_end(out, frame);
 }

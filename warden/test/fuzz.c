@@ -129,10 +129,12 @@ static void put_fields(struct out *out, uint8_t type)
 	if (type == F_SIGNAL)
 		out_u8(out, (uint8_t)pick(3));
 	if (type == F_RECORD_SET) {
+		for (int i = 0; i < 3; i++)
+			out_u64(out, number());
+		out_u8(out, (uint8_t)pick(4));
 		out_u64(out, number());
-		out_u64(out, number());
-		out_u8(out, (uint8_t)pick(2));
-		out_text(out, "{}", 2);
+		out_u8(out, (uint8_t)pick(3));
+		out_text(out, "{}", pick(3));
 	}
 	if (type == F_STDIN)
 		out_bytes(out, "some input for it", pick(17) + 1);
@@ -143,7 +145,7 @@ static void put_fields(struct out *out, uint8_t type)
 static void put_frame(struct out *out)
 {
 	static const uint8_t types[] = { F_HELLO, F_PART, F_PING, F_SPAWN, F_SPAWN, F_SPAWN, F_ATTACH, F_ACK, F_STDIN,
-					 F_STDIN_END, F_RESIZE, F_DETACH, F_SIGNAL, F_KILL, F_LIST, F_FORGET, F_USAGE,
+					 F_STDIN_END, F_RESIZE, F_DETACH, F_SIGNAL, F_KILL, F_LIST, F_FORGET, F_USAGE, F_USAGE_HISTORY,
 					 F_RECORD_GET, F_RECORD_SET, F_WAIT };
 	uint8_t type = types[pick(sizeof types)];
 	size_t frame = frame_begin(out, type, type == F_HELLO || type == F_PING ? 0 : pick(40) + 1);

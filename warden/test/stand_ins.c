@@ -8,7 +8,6 @@
 #include "../src/init.h"
 #include "../src/mark.h"
 #include "../src/process.h"
-#include "../src/record.h"
 
 struct asked asked;
 unsigned char boot_id[BOOT_ID_BYTES];
@@ -29,16 +28,12 @@ builtin_run *builtin_find(const char *name)
 	return *name == 'b' ? no_operation : NULL;
 }
 
-int record_set(uint64_t version, int64_t lease_ms, int64_t idle_ms, const struct text *blob)
+int record_set(const struct record_change *change)
 {
-	asked.version = version;
-	asked.lease_ms = lease_ms;
-	asked.idle_ms = idle_ms;
-	asked.has_blob = blob != NULL;
-	asked.blob_length = blob ? blob->length : 0;
-	if (blob && blob->length <= sizeof asked.blob)
-		memcpy(asked.blob, blob->at, blob->length);
-	return version == 1 ? 0 : EAGAIN;
+	asked.change = *change;
+	if (change->blob.length <= sizeof asked.blob)
+		memcpy(asked.blob, change->blob.at, change->blob.length);
+	return change->version == 1 ? 0 : EAGAIN;
 }
 
 void record_put(struct out *out, uint32_t stream)

@@ -6,12 +6,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../src/record.h"
+
 struct asked {
-	uint64_t version;
-	int64_t lease_ms, idle_ms;
-	bool has_blob;
+	/* Its blob is where it came from; this is a copy. */
+	struct record_change change;
 	char blob[256];
-	uint32_t blob_length;
 	uint16_t rows, columns;
 	int signal;
 };

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { runAttached } from '../attached-command.js';
 import type { Cli } from '../cli.js';
 import { SandyardError } from '../../errors.js';
-import { collectPairs, toMs } from '../flags.js';
+import { addAttachFlags, addCommandFlags, toMs, type AttachFlags, type CommandFlags } from '../flags.js';
 import { checkTerminal } from '../terminal.js';
 
 const EXAMPLES = `
@@ -16,31 +16,20 @@ Examples:
   sandyard exec --timeout 30s $id -- sh -c 'npm ci && npm test'
   sandyard exec -d $id -- npm run dev`;
 
-interface ExecFlags {
-  readonly interactive?: boolean;
-  readonly tty?: boolean;
+interface ExecFlags extends AttachFlags, CommandFlags {
   readonly detach?: boolean;
-  readonly workdir?: string;
-  readonly env?: Record<string, string>;
-  readonly user?: string;
-  readonly timeout?: string;
 }
 
 export function addExec(program: Command, cli: Cli): void {
-  program
+  const command = program
     .command('exec')
     .summary('Run a command in a sandbox')
     .description('Run a command in a sandbox, with its output here and its exit code.')
     .usage('[options] ID -- COMMAND [ARG...]')
     .argument('<id>')
     .argument('<command...>')
-    .option('-i, --interactive', 'pass standard input on')
-    .option('-t, --tty', 'give it a terminal; needs one here')
-    .option('-d, --detach', "don't wait for it: print the id of its process and leave it running")
-    .option('-w, --workdir <path>', 'where it runs')
-    .option('-e, --env <name=value>', 'environment variable; repeatable', collectPairs)
-    .option('-u, --user <user>', '"sandbox", or a numeric uid or uid:gid other than root')
-    .option('--timeout <duration>', 'end it, with all that it started, after so long (exit code 124)')
+    .option('-d, --detach', "don't wait for it: print the id of its process and leave it running");
+  addCommandFlags(addAttachFlags(command))
     .passThroughOptions()
     .addHelpText('after', EXAMPLES)
     .action(async (id: string, words: readonly string[], flags: ExecFlags) => {

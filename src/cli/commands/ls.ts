@@ -2,8 +2,8 @@ import { Option, type Command } from 'commander';
 
 import type { Cli } from '../cli.js';
 import type { ListOptions, SandboxInfo } from '../../index.js';
-import { listSandboxes } from '../listed-sandboxes.js';
-import { formatTable, formatTime } from '../output.js';
+import { listSandboxes, tooManyToAsk, withLeases } from '../listed-sandboxes.js';
+import { formatTime } from '../output.js';
 import { presentSandbox } from '../../wire/presenters.js';
 
 const EXAMPLES = `
@@ -11,6 +11,10 @@ Examples:
   sandyard ls
   sandyard ls --state running --project demo --json
   sandyard rm $(sandyard ls -q)`;
+
+const AS_MADE = `So many sandboxes run that they were not asked how long they have left: leases are shown as they were
+made. sandyard inspect asks.
+`;
 
 const HEADER = ['ID', 'PROJECT', 'STATE', 'IMAGE', 'CREATED', 'EXPIRES'];
 
@@ -31,12 +35,13 @@ export function addLs(program: Command, cli: Cli): void {
     .option('-q, --quiet', 'print ids only')
     .option('--json', 'print an array of their descriptions')
     .addHelpText('after', EXAMPLES)
-    .action(({ state, project, quiet, json }: LsFlags) =>
+    .action(({ state, project, ...flags }: LsFlags) =>
       cli.run(async ({ manager, interrupt: { signal } }) => {
-        const sandboxes = await listSandboxes(manager, { state, projectName: project, signal });
-        if (json === true) await cli.printJson(sandboxes.map(presentSandbox));
-        else if (quiet === true) await cli.print(sandboxes.map(({ id }) => `${id}\n`).join(''));
-        else await cli.print(formatTable(HEADER, sandboxes.map(toRow)));
+        const listed = await listSandboxes(manager, { state, projectName: project, signal });
+        const asks = flags.quiet !== true && !tooManyToAsk(listed);
+        const sandboxes = asks ? await withLeases(manager, listed, { signal }) : listed;
+        await cli.printList(sandboxes, { flags, header: HEADER, toRow, present: presentSandbox });
+        if (flags.quiet !== true && !asks) await cli.note(AS_MADE);
       }),
     );
 }

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 
 import type { Cli } from '../cli.js';
 import type { ProcessInfo } from '../../index.js';
-import { formatTable, formatTime } from '../output.js';
+import { formatTime } from '../output.js';
 import { presentProcess } from '../../wire/presenters.js';
 
 const EXAMPLES = `
@@ -23,13 +23,11 @@ export function addPs(program: Command, cli: Cli): void {
     .option('-q, --quiet', 'print ids only')
     .option('--json', 'print an array of their descriptions')
     .addHelpText('after', EXAMPLES)
-    .action((id: string, { quiet, json }: { quiet?: boolean; json?: boolean }) =>
+    .action((id: string, flags: { quiet?: boolean; json?: boolean }) =>
       cli.run(async ({ manager, interrupt: { signal } }) => {
         const sandbox = await manager.get(id, { signal });
         const processes = await sandbox.processes.list();
-        if (json === true) await cli.printJson(processes.map(presentProcess));
-        else if (quiet === true) await cli.print(processes.map(({ id }) => `${id}\n`).join(''));
-        else await cli.print(formatTable(HEADER, processes.map(toRow)));
+        await cli.printList(processes, { flags, header: HEADER, toRow, present: presentProcess });
       }),
     );
 }

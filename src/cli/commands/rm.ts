@@ -2,8 +2,7 @@ import type { Command } from 'commander';
 
 import type { Cli } from '../cli.js';
 import { isSandyardError } from '../../errors.js';
-import { EXIT_CODES } from '../exit-codes.js';
-import { inBatches } from '../in-batches.js';
+import { succeededAndFailed } from '../in-batches.js';
 
 const EXAMPLES = `
 What runs in them ends at once, and all their files are gone.
@@ -23,17 +22,12 @@ export function addRm(program: Command, cli: Cli): void {
     .addHelpText('after', EXAMPLES)
     .action((ids: readonly string[], { force }: { force?: boolean }) =>
       cli.run(async ({ manager, interrupt: { signal } }) => {
-        let failed = false;
-        const results = await inBatches(ids, (id) => manager.destroy(id, { signal }));
-        for (const [index, result] of results.entries()) {
-          if (result.status === 'fulfilled') {
-            await cli.print(`${ids[index]}\n`);
-          } else if (force !== true || !isSandyardError(result.reason, 'sandbox_not_found')) {
-            failed = true;
-            await cli.report(result.reason);
-          }
-        }
-        return failed ? EXIT_CODES.someFailed : 0;
+        const { succeeded, faults } = await succeededAndFailed(ids, async (id) => {
+          await manager.destroy(id, { signal });
+          return id;
+        });
+        await cli.print(succeeded.map((id) => `${id}\n`).join(''));
+        return cli.reportAll(faults.filter((fault) => force !== true || !isSandyardError(fault, 'sandbox_not_found')));
       }),
     );
 }

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { runAttached } from '../attached-command.js';
 import type { Cli } from '../cli.js';
 import { SandyardError } from '../../errors.js';
-import { addCreateFlags, toCreateOptions, toMs, type CreateFlags } from '../flags.js';
+import { addAttachFlags, addCreateFlags, toCreateOptions, toMs, type AttachFlags, type CreateFlags } from '../flags.js';
 import { checkTerminal } from '../terminal.js';
 import { noCommand } from './exec.js';
 import type { Sandbox } from '../../index.js';
@@ -17,11 +17,8 @@ Examples:
   sandyard run --rm -it -- bash
   sandyard run --rm --memory 256m --timeout 30s ubuntu:24.04 -- sh -c 'echo hello'`;
 
-interface RunFlags extends CreateFlags {
+interface RunFlags extends AttachFlags, CreateFlags {
   readonly rm?: boolean;
-  readonly interactive?: boolean;
-  readonly tty?: boolean;
-  readonly timeout?: string;
 }
 
 export function addRun(program: Command, cli: Cli): void {
@@ -31,11 +28,8 @@ export function addRun(program: Command, cli: Cli): void {
     .description('Make a sandbox and run a command in it.')
     .usage('[options] [IMAGE] -- COMMAND [ARG...]')
     .argument('<command...>')
-    .option('--rm', 'remove the sandbox afterwards, whatever happens')
-    .option('-i, --interactive', 'pass standard input on')
-    .option('-t, --tty', 'give it a terminal; needs one here')
-    .option('--timeout <duration>', 'end the command after so long (exit code 124)');
-  addCreateFlags(command)
+    .option('--rm', 'remove the sandbox afterwards, whatever happens');
+  addCreateFlags(addAttachFlags(command))
     .passThroughOptions()
     .addHelpText('after', EXAMPLES)
     .action(async (words: readonly string[], flags: RunFlags) => {

@@ -2,19 +2,38 @@ import type { Command } from 'commander';
 
 import type { Cli } from '../cli.js';
 import { isSandyardError } from '../../errors.js';
-import { EXIT_CODES } from '../exit-codes.js';
-import { inBatches } from '../in-batches.js';
-import type { SandboxStats } from '../../index.js';
+import { succeededAndFailed } from '../in-batches.js';
+import type { Sandbox, SandboxManager, SandboxStats } from '../../index.js';
 import { listSandboxes } from '../listed-sandboxes.js';
 import { formatBytes, formatTable } from '../output.js';
-import { presentStats } from '../../wire/presenters.js';
+import { presentStats, presentStatsHistory } from '../../wire/presenters.js';
 
 const EXAMPLES = `
 Examples:
   sandyard stats
-  sandyard stats --json $id`;
+  sandyard stats --json $id
+  sandyard stats --history $id`;
 
 const HEADER = ['ID', 'CPU SECONDS', 'MEMORY / LIMIT', 'MEMORY %', 'PIDS', 'NET IN / OUT'];
+const HISTORY_HEADER = ['ID', 'TIME', 'CPU SECONDS', 'MEMORY', 'PIDS', 'NET IN / OUT'];
+
+interface StatsFlags {
+  readonly history?: boolean;
+  readonly json?: boolean;
+}
+
+interface Asked {
+  readonly manager: SandboxManager;
+  readonly signal: AbortSignal;
+}
+
+/** One sandbox's part of what is printed. */
+interface Answer {
+  readonly json: object;
+  readonly rows: readonly string[][];
+}
+
+type Sample = Awaited<ReturnType<Sandbox['statsHistory']>>[number];
 
 export function addStats(program: Command, cli: Cli): void {
   program
@@ -23,24 +42,33 @@ export function addStats(program: Command, cli: Cli): void {
     .description('Print what sandboxes use now: those given, or all that run.')
     .usage('[options] [ID...]')
     .argument('[id...]')
+    .option('--history', 'what they used in the last hour, every ten seconds')
     .option('--json', 'print an array')
     .addHelpText('after', EXAMPLES)
-    .action((given: readonly string[], { json }: { json?: boolean }) =>
+    .action((given: readonly string[], { history, json }: StatsFlags) =>
       cli.run(async ({ manager, interrupt: { signal } }) => {
         const all = given.length === 0;
         const ids = all ? (await listSandboxes(manager, { state: 'running', signal })).map(({ id }) => id) : given;
-        const results = await inBatches(ids, async (id) => ({ id, stats: await manager.stats(id, { signal }) }));
-        const found = results.filter((result) => result.status === 'fulfilled').map(({ value }) => value);
-        if (json === true) await cli.printJson(found.map(({ id, stats }) => ({ id, ...presentStats(stats) })));
-        else await cli.print(formatTable(HEADER, found.map(toRow)));
-        const faults = results
-          .filter((result) => result.status === 'rejected')
-          .map(({ reason }): unknown => reason)
-          .filter((reason) => !(all && hasEnded(reason)));
-        for (const fault of faults) await cli.report(fault);
-        return faults.length === 0 ? 0 : EXIT_CODES.someFailed;
+        const ask = history === true ? askHistory : askNow;
+        const { succeeded, faults } = await succeededAndFailed(ids, (id) => ask(id, { manager, signal }));
+        if (json === true) await cli.printJson(succeeded.map(({ json }) => json));
+        else {
+          const rows = succeeded.flatMap(({ rows }) => rows);
+          await cli.print(formatTable(history === true ? HISTORY_HEADER : HEADER, rows));
+        }
+        return cli.reportAll(faults.filter((fault) => !(all && hasEnded(fault))));
       }),
     );
+}
+
+async function askNow(id: string, { manager, signal }: Asked): Promise<Answer> {
+  const stats = await manager.stats(id, { signal });
+  return { json: { id, ...presentStats(stats) }, rows: [toRow(id, stats)] };
+}
+
+async function askHistory(id: string, { manager, signal }: Asked): Promise<Answer> {
+  const samples = await (await manager.get(id, { signal })).statsHistory({ signal });
+  return { json: { id, ...presentStatsHistory(samples) }, rows: samples.map((sample) => toHistoryRow(id, sample)) };
 }
 
 /** Since it was listed. */
@@ -48,15 +76,19 @@ function hasEnded(error: unknown): boolean {
   return isSandyardError(error, 'sandbox_not_found') || isSandyardError(error, 'wrong_state');
 }
 
-function toRow({ id, stats }: { id: string; stats: SandboxStats }): string[] {
-  const { cpuSeconds, memoryBytes, memoryLimitBytes, pids, networkReceivedBytes, networkSentBytes } = stats;
+function toRow(id: string, stats: SandboxStats): string[] {
+  const { cpuSeconds, memoryBytes, memoryLimitBytes, pids } = stats;
   const percent = memoryLimitBytes > 0 ? `${((100 * memoryBytes) / memoryLimitBytes).toFixed(1)}%` : '-';
-  return [
-    id,
-    cpuSeconds.toFixed(2),
-    `${formatBytes(memoryBytes)} / ${formatBytes(memoryLimitBytes)}`,
-    percent,
-    String(pids),
-    `${formatBytes(networkReceivedBytes)} / ${formatBytes(networkSentBytes)}`,
-  ];
+  const memory = `${formatBytes(memoryBytes)} / ${formatBytes(memoryLimitBytes)}`;
+  return [id, cpuSeconds.toFixed(2), memory, percent, String(pids), describeNetwork(stats)];
+}
+
+function toHistoryRow(id: string, sample: Sample): string[] {
+  const { at, cpuSeconds, memoryBytes, processes } = sample;
+  const memory = formatBytes(memoryBytes);
+  return [id, at.toISOString(), cpuSeconds.toFixed(2), memory, String(processes), describeNetwork(sample)];
+}
+
+function describeNetwork(used: Pick<Sample, 'networkReceivedBytes' | 'networkSentBytes'>): string {
+  return `${formatBytes(used.networkReceivedBytes)} / ${formatBytes(used.networkSentBytes)}`;
 }

@@ -9,6 +9,8 @@ import { SandyardError } from '../../../src/errors.js';
 import { FakeWarden, type FakeCommands } from '../../fixtures/fake-warden.js';
 import { answer, frame, u64 } from '../../fixtures/warden-wire.js';
 
+const ALL_ONES = 2n ** 64n - 1n;
+
 /** So that a test of what happens after a while doesn't take it. */
 const TIMES = { retryFirstMs: 1, retryMostMs: 2, patienceMs: 300, shortPatienceMs: 50, connectMs: 200 };
 
@@ -87,9 +89,88 @@ describe('requests', () => {
       networkReceivedBytes: 10,
       networkSentBytes: 20,
       oomKills: 0,
+      machineAvailableBytes: 64 * 2 ** 30,
+      diskFreeBytes: 100 * 2 ** 30,
     });
-    warden.usage.limit = 4096n;
-    expect(await channel.usage()).toMatchObject({ memoryLimitBytes: 4096 });
+    warden.usage = { ...warden.usage, limit: 4096n, machineAvailable: ALL_ONES, diskFree: ALL_ONES };
+    expect(await channel.usage()).toMatchObject({
+      memoryLimitBytes: 4096,
+      machineAvailableBytes: null,
+      diskFreeBytes: null,
+    });
+  });
+
+  it('tells what the sandbox used, and once, however often the connection is cut', async () => {
+    const { warden, channel } = start();
+    expect(await channel.usageHistory()).toEqual([]);
+    warden.samples = Array.from({ length: 360 }, (_, index) => ({
+      at: index * 10_000,
+      memory: index,
+      cpuNs: 2n ** 60n,
+      processes: 1,
+      received: 2,
+      sent: 3,
+    }));
+    let cuts = 0;
+    warden.intercept = ({ type, stream }, tunnel) => {
+      if (type !== FrameType.usageHistory || cuts > 0) return false;
+      cuts += 1;
+      tunnel.send(answer.samples(stream, warden.samples.slice(0, 5)));
+      setTimeout(() => warden.cut(), 5);
+      return true;
+    };
+    const history = await channel.usageHistory();
+    expect(history.map(({ at }) => at.getTime())).toEqual(warden.samples.map(({ at }) => at));
+    expect(history[7]).toMatchObject({ memoryBytes: 7, cpuSeconds: 2 ** 60 / 1e9, processes: 1 });
+    expect(history[7]).toMatchObject({ networkReceivedBytes: 2, networkSentBytes: 3 });
+    expect(cuts).toBe(1);
+  });
+
+  it.each([
+    ['empty', 0],
+    ['too many', 1],
+  ])('takes no endless history: %s samples', async (_what, each) => {
+    const { warden, channel } = start();
+    const sample = { at: 1, memory: 1, cpuNs: 1, processes: 1, received: 1, sent: 1 };
+    let sent = 0;
+    warden.intercept = ({ type, stream }, tunnel) => {
+      if (type !== FrameType.usageHistory) return false;
+      for (let count = 0; count < 361; count++, sent++) {
+        tunnel.send(
+          answer.samples(
+            stream,
+            Array.from({ length: each }, () => sample),
+          ),
+        );
+      }
+      return true;
+    };
+    await expect(channel.usageHistory()).rejects.toMatchObject({ code: 'channel_failed' });
+    expect(sent).toBeGreaterThan(0);
+  });
+
+  it('says all that a record can be, and is told it', async () => {
+    const { channel } = start();
+    const first = await channel.record();
+    expect(first).toMatchObject({ renewMs: null, onExpiry: 'destroy', lastLeftMs: null, taken: false });
+    expect(await channel.setRecord({ renewMs: 60_000, onExpiry: 'stop' })).toMatchObject({ taken: false });
+    const taken = await channel.setRecord({ ttlMs: 500_000, lastMs: 100_000, onExpiry: 'pause' });
+    expect(taken).toMatchObject({ renewMs: 60_000, onExpiry: 'pause', taken: true });
+    expect(taken.lastLeftMs).toBeLessThanOrEqual(100_000);
+    expect(taken.leaseLeftMs).toBe(taken.lastLeftMs);
+    await expect(channel.setRecord({ ttlMs: -2 })).rejects.toMatchObject({ errno: 22 });
+    expect(await channel.setRecord({ renewMs: 0 })).toMatchObject({ renewMs: null });
+  });
+
+  it('has a lease that has ended go on only for who has seen that', async () => {
+    const { warden, channel } = start();
+    const { version } = await channel.setRecord({ ttlMs: 1000, onExpiry: 'pause' });
+    warden.record.expire();
+    expect(await channel.record()).toMatchObject({ version, leaseLeftMs: 0 });
+    await expect(channel.setRecord({ ttlMs: 1000 })).rejects.toMatchObject({ errno: 62 });
+    await expect(channel.setRecord({ version: version - 1n, ttlMs: 1000 })).rejects.toMatchObject({ errno: 11 });
+    expect((await channel.setRecord({ version, ttlMs: 1000 })).leaseLeftMs).toBeGreaterThan(0);
+    await channel.setRecord({ ttlMs: 1000 });
   });
 
   it('reads and writes the record', async () => {
@@ -556,5 +637,93 @@ describe('what is asked for', () => {
       columns: 4,
       limits: [{ resource: 7, soft: 77n, hard: 77n }],
     });
+  });
+});
+
+describe('a connection that is given up', () => {
+  it('is opened anew for what waits, and what runs is read on', async () => {
+    const { warden, channel } = start();
+    const running = channel.spawn(request(['sleep', 'infinity'], { id: 'a' }));
+    await running.started;
+    warden.intercept = ({ type }) => type === FrameType.usage; // answered on the next connection
+    const waiting = channel.usage();
+    await vi.waitFor(() => expect(warden.count('usage')).toBe(1));
+    warden.intercept = undefined;
+    channel.cut();
+    expect((await waiting).processes).toBe(3);
+    expect([warden.connects, warden.tunnels.size]).toEqual([2, 1]);
+    await channel.kill('a', { signal: 9, graceMs: 0 });
+    expect(await running.exit).toMatchObject({ outcome: 'killed' });
+  });
+
+  it('stays away while nobody waits, and nothing comes of giving it up again', async () => {
+    const { warden, channel } = start();
+    channel.cut();
+    await channel.usage();
+    channel.cut();
+    channel.cut();
+    await vi.waitFor(() => expect(warden.tunnels.size).toBe(0));
+    expect(warden.connects).toBe(1);
+    await channel.usage();
+    expect(warden.connects).toBe(2);
+    channel.close();
+    channel.cut();
+    await expect(channel.usage()).rejects.toMatchObject({ code: 'manager_closed' });
+  });
+});
+
+describe('a sandbox that is paused', () => {
+  const paused = new SandyardError('wrong_state', 'It is paused.', { details: { state: 'paused' } });
+
+  async function pause() {
+    const started = start();
+    const running = started.channel.spawn(request(['sleep', 'infinity'], { id: 'a' }));
+    await running.started;
+    started.warden.stall();
+    started.warden.refusal = paused;
+    return { ...started, running };
+  }
+
+  it('refuses what is asked of it, also what was sent already, and keeps what runs', async () => {
+    const { warden, channel, running } = await pause();
+    const [sent, waits] = [channel.usage(), channel.wait('a')];
+    sent.catch(() => {});
+    channel.cut();
+    await expect(sent).rejects.toBe(paused);
+    await expect(channel.usage()).rejects.toBe(paused);
+    await expect(channel.spawn(request(['true'])).started).rejects.toBe(paused);
+    await sleep(2 * TIMES.patienceMs);
+    warden.refusal = undefined;
+    warden.resume();
+    await channel.kill('a', { signal: 9, graceMs: 0 });
+    expect(await running.exit).toMatchObject({ outcome: 'killed' });
+    expect(await waits).toMatchObject({ outcome: 'killed' });
+  });
+
+  it('and is stopped then has ended what ran', async () => {
+    const { warden, channel, running } = await pause();
+    channel.cut();
+    await sleep(5);
+    warden.refusal = new SandyardError('wrong_state', 'It does not run.');
+    await expect(running.exit).rejects.toMatchObject({ code: 'sandbox_died' });
+  });
+
+  it('is not asked again and again when nothing of it runs', async () => {
+    const { warden, channel } = start();
+    await channel.usage();
+    const connect = vi.spyOn(warden, 'connect');
+    warden.refusal = paused;
+    channel.cut();
+    await expect(channel.usage()).rejects.toBe(paused);
+    await sleep(30);
+    expect(connect.mock.calls.length).toBeLessThanOrEqual(1);
+  });
+
+  it('keeps nothing when the channel is closed', async () => {
+    const { channel, running } = await pause();
+    channel.cut();
+    await sleep(5);
+    channel.close();
+    await expect(running.exit).rejects.toMatchObject({ code: 'manager_closed' });
   });
 });

@@ -6,8 +6,15 @@ import * as answers from '../../../src/channel/answers.js';
 import { FrameReader, type Frame } from '../../../src/channel/frame-reader.js';
 import { OutputQueue } from '../../../src/channel/output-queue.js';
 import * as requests from '../../../src/channel/requests.js';
-import { FrameType, MAX_PAYLOAD_BYTES, ProtocolFault, SpawnFlag, showText } from '../../../src/channel/wire.js';
-import { answer, decodeSpawn, frame } from '../../fixtures/warden-wire.js';
+import {
+  FrameType,
+  MAX_PAYLOAD_BYTES,
+  ON_EXPIRY,
+  ProtocolFault,
+  SpawnFlag,
+  showText,
+} from '../../../src/channel/wire.js';
+import { answer, decodeSpawn, frame, i64, str, u64, u8 } from '../../fixtures/warden-wire.js';
 
 /*
  * warden/vectors.txt has a line for each frame: its name, `>` from the manager or `<` from the warden, its fields as
@@ -83,16 +90,20 @@ const encode: Record<string, (fields: Fields, stream: number) => Buffer> = {
       stream,
     ),
   list: (_fields, stream) => requests.toFrames(requests.encodePlain('list'), stream),
+  usage_history: (_fields, stream) => requests.toFrames(requests.encodePlain('usageHistory'), stream),
   usage: (_fields, stream) => requests.toFrames(requests.encodePlain('usage'), stream),
   record_get: (_fields, stream) => requests.toFrames(requests.encodePlain('recordGet'), stream),
   forget: (fields, stream) => requests.toFrames(requests.encodeNamed('forget', fields.string('id')), stream),
   wait: (fields, stream) => requests.toFrames(requests.encodeNamed('wait', fields.string('id')), stream),
   record_set: (fields, stream) => {
-    const idle = fields.number('idle');
+    const given = (key: string) => (fields.number(key) === -1 ? undefined : fields.number(key));
     const change = {
       version: fields.big('version'),
-      ttlMs: fields.number('lease') === -1 ? undefined : fields.number('lease'),
-      idleMs: idle === -1 ? undefined : idle === 0 ? null : idle,
+      ttlMs: given('lease'),
+      idleMs: given('idle') === 0 ? null : given('idle'),
+      renewMs: given('ttl'),
+      onExpiry: ON_EXPIRY[fields.number('on_expiry')],
+      lastMs: given('last'),
       blob: fields.flag('has_blob') ? fields.bytes('blob') : undefined,
     };
     return requests.toFrames(requests.encodeRecordSet(change), stream);
@@ -209,7 +220,20 @@ const decode: Record<string, (payload: Buffer, fields: Fields) => [unknown, unkn
       networkReceivedBytes: fields.number('received'),
       networkSentBytes: fields.number('sent'),
       oomKills: fields.number('oom_kills'),
+      machineAvailableBytes: fields.big('machine') === ALL_ONES ? null : fields.number('machine'),
+      diskFreeBytes: fields.big('disk') === ALL_ONES ? null : fields.number('disk'),
     },
+  ],
+  usage_samples: (payload, fields) => [
+    answers.decodeSamples(payload),
+    Array.from({ length: fields.number('samples') }, (_, index) => ({
+      at: new Date(fields.number(`at${index}`)),
+      memoryBytes: fields.number(`memory${index}`),
+      cpuSeconds: fields.number(`cpu${index}`) / 1e9,
+      processes: fields.number(`processes${index}`),
+      networkReceivedBytes: fields.number(`received${index}`),
+      networkSentBytes: fields.number(`sent${index}`),
+    })),
   ],
   record_is: (payload, fields) => [
     answers.decodeRecord(payload),
@@ -217,6 +241,10 @@ const decode: Record<string, (payload: Buffer, fields: Fields) => [unknown, unkn
       version: fields.big('version'),
       leaseLeftMs: fields.number('lease') === -1 ? null : fields.number('lease'),
       idleMs: fields.number('idle') === 0 ? null : fields.number('idle'),
+      renewMs: fields.number('ttl') === 0 ? null : fields.number('ttl'),
+      onExpiry: ON_EXPIRY[fields.number('on_expiry')],
+      lastLeftMs: fields.number('last') === -1 ? null : fields.number('last'),
+      taken: fields.flag('taken'),
       blob: fields.bytes('blob'),
     },
   ],
@@ -376,6 +404,7 @@ describe('the reader', () => {
       answers.decodeDone,
       answers.decodeListed,
       answers.decodeUsage,
+      answers.decodeSamples,
       answers.decodeRecord,
     ];
     const payloads = vectors.map(({ hex }) => Buffer.from(hex, 'hex').subarray(9));
@@ -399,6 +428,29 @@ describe('the reader', () => {
       }),
       { numRuns: 2000 },
     );
+  });
+});
+
+describe('a record', () => {
+  const fields = [u64(1), i64(-1), i64(0), i64(0), u8(0), i64(-1), u8(0), str('')];
+  const FAR = 10 ** 15 + 1;
+
+  it.each([
+    ['no version', 0, u64(0)],
+    ['a lease that has more than ended', 1, i64(-2)],
+    ['an endless lease', 1, i64(FAR)],
+    ['an idle timeout of less than none', 2, i64(-1)],
+    ['an endless idle timeout', 2, i64(FAR)],
+    ['a lease of less than none to come', 3, i64(-1)],
+    ['an endless lease to come', 3, i64(FAR)],
+    ['another end', 4, u8(3)],
+    ['an end left as it was', 4, u8(255)],
+    ['an endless lifetime', 5, i64(FAR)],
+    ['neither taken nor not', 6, u8(2)],
+    ['too large a blob', 7, str(Buffer.alloc(32 * 1024 + 1))],
+  ])('is none with %s', (_what, index, field) => {
+    expect(answers.decodeRecord(Buffer.concat(fields))).toMatchObject({ version: 1n, taken: false });
+    expect(() => answers.decodeRecord(Buffer.concat(fields.with(index, field)))).toThrow(ProtocolFault);
   });
 });
 

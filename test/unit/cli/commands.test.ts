@@ -5,7 +5,8 @@ import { PassThrough, Writable } from 'node:stream';
 import { afterAll, describe, expect, test } from 'vitest';
 
 import { SandyardError } from '../../../src/errors.js';
-import { deferred, FakeTerminal, until, World } from './harness.js';
+import { FakeTerminal, until, World } from './harness.js';
+import { deferred } from './stub-process.js';
 
 describe('create', () => {
   test('prints the id alone', async () => {
@@ -39,8 +40,13 @@ describe('create', () => {
       'bridge',
       '--ttl',
       '1h',
-      '--idle',
+      '--idle-timeout',
       '10m',
+      '--on-expiry',
+      'pause',
+      '--wake-on-use',
+      '--max-lifetime',
+      '3d',
       '-w',
       '/tmp',
       '-u',
@@ -60,6 +66,9 @@ describe('create', () => {
       network: 'bridge',
       ttlMs: 3_600_000,
       idleTimeoutMs: 600_000,
+      onExpiry: 'pause',
+      wakeOnUse: true,
+      maxLifetimeMs: 259_200_000,
       workdir: '/tmp',
       user: '1001',
       runtime: 'runsc',
@@ -97,6 +106,34 @@ describe('ls', () => {
       [''],
     ]);
     expect(world.stub.called('list')[0]?.[0]).toMatchObject({ state: 'running', projectName: 'x' });
+  });
+
+  test('tells the leases that sandboxes have now, as those that run say themselves', async () => {
+    const world = new World();
+    for (const id of ['abc', 'def', 'gone', 'mute']) world.stub.add(id);
+    world.stub.inspect = async (id: string) => {
+      const info = world.stub.infos.get(id);
+      if (id === 'gone') throw new SandyardError('sandbox_not_found', 'Gone.');
+      if (id === 'mute' || info === undefined) throw new SandyardError('channel_failed', 'It says nothing.');
+      return { ...info, expiresAt: new Date(Date.now() + 8 * 3_600_500) };
+    };
+    expect(await world.run('ls')).toBe(0);
+    const rows = world.out.split('\n').map((line) => line.split(/ {3,}/));
+    expect(rows.slice(1, -1).map((row) => [row[0], row.at(-1)])).toEqual([
+      ['abc', 'in 8 hours'],
+      ['def', 'in 8 hours'],
+      ['mute', 'in 2 hours'],
+    ]);
+    expect(world.err).toBe('');
+  });
+
+  test('asks none of so many that this would take long, and says so', async () => {
+    const world = new World();
+    for (let n = 0; n < 65; n += 1) world.stub.add(`s${n}`);
+    world.stub.inspect = () => Promise.reject(new Error('It was asked.'));
+    expect(await world.run('ls')).toBe(0);
+    expect(world.out.split('\n')).toHaveLength(67);
+    expect(world.err).toMatch(/leases are shown as they were\nmade\./);
   });
 
   test('prints ids, or an array', async () => {

@@ -3,19 +3,13 @@ import { PassThrough } from 'node:stream';
 
 import type { Context, Input, InterruptSignal, Output } from '../../../src/cli/context.js';
 import { runCli } from '../../../src/cli/program.js';
+import { currentContext } from '../../../src/context.js';
 import { SandyardError } from '../../../src/errors.js';
-import type { ProcessExit, ProcessOutput, SandboxInfo, SandboxManager } from '../../../src/index.js';
+import type { LifecycleEvent, PruneResult, SandboxInfo, SandboxManager } from '../../../src/index.js';
+import { endedByLease } from '../../../src/record/expiry.js';
+import { StubProcess, type Script } from './stub-process.js';
 
 /* The world of the program in memory: standard streams, signals, and a manager that records what it is called with. */
-
-export interface Script {
-  readonly chunks?: readonly { stream: 'stdout' | 'stderr'; data: string }[];
-  readonly exit?: Partial<ProcessExit>;
-  /** Thrown after the chunks. */
-  readonly fault?: Error;
-  /** Whether it goes on until it is killed. */
-  readonly hangs?: boolean;
-}
 
 export class FakeTerminal extends PassThrough implements Input {
   readonly isTTY = true;
@@ -30,60 +24,6 @@ export class FakeTerminal extends PassThrough implements Input {
   }
 }
 
-export class StubProcess {
-  readonly id = 'p1';
-  readonly calls: unknown[][] = [];
-  readonly #script: Script;
-  readonly #killed = deferred<void>();
-  #signal: string | null = null;
-  disposed = false;
-
-  constructor(script: Script) {
-    this.#script = script;
-  }
-
-  async *output(): AsyncGenerator<ProcessOutput> {
-    let seq = 0;
-    for (const { stream, data } of this.#script.chunks ?? [])
-      yield { seq: (seq += 1), stream, data: Buffer.from(data) };
-    if (this.#script.fault) throw this.#script.fault;
-    if (this.#script.hangs === true) await this.#killed.promise;
-  }
-
-  async wait(): Promise<ProcessExit> {
-    const exit = { outcome: 'exited', exitCode: 0, signal: null, durationMs: 1500, processesLeft: false } as const;
-    if (this.#signal !== null)
-      return { ...exit, outcome: 'killed', exitCode: null, signal: this.#signal } as ProcessExit;
-    return { ...exit, ...this.#script.exit } as ProcessExit;
-  }
-
-  async kill(signal: string): Promise<void> {
-    this.calls.push(['kill', signal]);
-    this.#signal = signal;
-    this.#killed.resolve();
-  }
-
-  async write(data: Uint8Array): Promise<void> {
-    this.calls.push(['write', Buffer.from(data).toString()]);
-  }
-
-  async closeStdin(): Promise<void> {
-    this.calls.push(['closeStdin']);
-  }
-
-  resize(size: unknown): void {
-    this.calls.push(['resize', size]);
-  }
-
-  detach(): void {
-    this.calls.push(['detach']);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.disposed = true;
-  }
-}
-
 export class StubManager {
   readonly calls: { readonly call: string; readonly args: readonly unknown[] }[] = [];
   readonly infos = new Map<string, SandboxInfo>();
@@ -95,6 +35,13 @@ export class StubManager {
   archive: AsyncIterable<Uint8Array> | undefined;
   received = '';
   processes: unknown[] = [];
+  pruned: PruneResult = { sandboxes: [], volumes: [], networks: [] };
+  /** What `events` gives before it waits for `signal`. */
+  happened: LifecycleEvent[] = [];
+  samples: unknown[] = [];
+  /** What is done to a sandbox as a whole; on whose behalf. */
+  actors = new Set<string | undefined>();
+  opened = 0;
   closed = 0;
 
   called(name: string): readonly (readonly unknown[])[] {
@@ -102,7 +49,12 @@ export class StubManager {
   }
 
   add(id: string, info: Partial<SandboxInfo> = {}): void {
-    this.infos.set(id, { ...makeInfo(id), ...info });
+    const endedBy = (typeof info.exitCode === 'number' && endedByLease(info.exitCode)) || null;
+    this.infos.set(id, { ...makeInfo(id), endedBy, ...info });
+  }
+
+  async open(): Promise<void> {
+    this.opened += 1;
   }
 
   async create(options: { projectName?: string }) {
@@ -130,6 +82,7 @@ export class StubManager {
         },
       },
       processes: { list: async () => this.processes },
+      statsHistory: async () => this.samples,
     };
   }
 
@@ -139,6 +92,49 @@ export class StubManager {
     const all = [...this.infos.values()];
     const at = options.cursor === undefined ? 0 : Number(options.cursor);
     return { sandboxes: all.slice(at, at + 1), cursor: at + 1 < all.length ? String(at + 1) : null };
+  }
+
+  async inspect(id: string): Promise<SandboxInfo> {
+    return this.#find(id);
+  }
+
+  start(id: string, options: unknown) {
+    return this.#change('start', { id, options, info: { state: 'running' } });
+  }
+
+  stop(id: string, options: unknown) {
+    return this.#change('stop', { id, options, info: { state: 'exited', exitCode: 0 } });
+  }
+
+  restart(id: string, options: unknown) {
+    return this.#change('restart', { id, options, info: { state: 'running' } });
+  }
+
+  pause(id: string, options: unknown) {
+    return this.#change('pause', { id, options, info: { state: 'paused' } });
+  }
+
+  unpause(id: string, options: unknown) {
+    return this.#change('unpause', { id, options, info: { state: 'running' } });
+  }
+
+  renew(id: string, options: unknown) {
+    return this.#change('renew', { id, options, info: {} });
+  }
+
+  async wait(id: string): Promise<SandboxInfo | null> {
+    return this.#find(id);
+  }
+
+  async prune(options: unknown): Promise<PruneResult> {
+    this.calls.push({ call: 'prune', args: [options] });
+    return this.pruned;
+  }
+
+  async *events({ signal, ...filter }: { signal: AbortSignal }): AsyncGenerator<LifecycleEvent> {
+    this.calls.push({ call: 'events', args: [filter] });
+    yield* this.happened;
+    if (!signal.aborted) await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
   }
 
   async destroy(id: string): Promise<void> {
@@ -168,6 +164,17 @@ export class StubManager {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  async #change(
+    call: string,
+    { id, options, info }: { id: string; options: unknown; info: Partial<SandboxInfo> },
+  ): Promise<SandboxInfo> {
+    const changed = { ...this.#find(id), ...info };
+    this.actors.add(currentContext().actor);
+    this.calls.push({ call, args: [id, options] });
+    this.infos.set(id, changed);
+    return changed;
   }
 
   #find(id: string): SandboxInfo {
@@ -270,8 +277,12 @@ function makeInfo(id: string): SandboxInfo {
     startedAt: null,
     finishedAt: null,
     exitCode: null,
+    endedBy: null,
     ttlMs: 7_500_000,
     idleTimeoutMs: null,
+    maxLifetimeMs: 86_400_000,
+    onExpiry: 'destroy',
+    wakeOnUse: false,
     limits: { memoryBytes: 1024 ** 3, cpus: 1, pids: 256, nofile: 4096 },
     network: 'none',
     runtime: null,
@@ -279,13 +290,4 @@ function makeInfo(id: string): SandboxInfo {
     user: 'sandbox',
     metadata: {},
   };
-}
-
-/** A promise to be settled from outside. */
-export function deferred<Value>(): { readonly promise: Promise<Value>; readonly resolve: (value: Value) => void } {
-  let resolve: (value: Value) => void = () => {};
-  const promise = new Promise<Value>((settle) => {
-    resolve = settle;
-  });
-  return { promise, resolve };
 }

@@ -5,7 +5,14 @@ import { describe, expect, test } from 'vitest';
 
 import { World } from './harness.js';
 
-const COMMANDS = ['create', 'run', 'exec', 'ls', 'ps', 'cp', 'stats', 'rm', 'serve'];
+const CHANGES = ['start', 'stop', 'restart', 'pause', 'unpause', 'renew'];
+const COMMANDS = ['create', 'run', 'exec', 'ls', 'inspect', 'ps', 'cp', 'stats'].concat(CHANGES, [
+  'wait',
+  'events',
+  'prune',
+  'rm',
+  'serve',
+]);
 
 describe('the help', () => {
   test.each(['', ...COMMANDS])('of %j', async (name) => {
@@ -61,6 +68,6 @@ describe('what is loaded before a command runs', () => {
     visit(start);
     expect([...packages].filter((name) => !name.startsWith('node:'))).toEqual(['commander']);
     const outside = [...seen].filter((file) => !file.includes('/src/cli/')).map((file) => file.split('/src/')[1]);
-    expect(new Set(outside)).toEqual(new Set(['errors.ts', 'version.ts', 'wire/presenters.ts']));
+    expect(new Set(outside)).toEqual(new Set(['context.ts', 'errors.ts', 'version.ts', 'wire/presenters.ts']));
   });
 });

@@ -1,3 +1,4 @@
+import { getMaxListeners } from 'node:events';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 
 import { Interrupt } from '../../../src/cli/interrupt.js';
@@ -38,5 +39,9 @@ describe('a signal', () => {
     world.signal('SIGHUP');
     expect([got, interrupt.signal.aborted, interrupt.exitCode]).toEqual([['SIGHUP'], false, 129]);
     release();
+  });
+
+  test('may end any number of things that are under way at once', () => {
+    expect(getMaxListeners(new Interrupt(new World().context).signal)).toBe(Infinity);
   });
 });

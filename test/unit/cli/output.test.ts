@@ -13,7 +13,7 @@ import {
   write,
 } from '../../../src/cli/output.js';
 import { SandyardError } from '../../../src/errors.js';
-import { deferred } from './harness.js';
+import { deferred } from './stub-process.js';
 
 const PLAIN = { json: false, debug: false };
 

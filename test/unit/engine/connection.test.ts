@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { compareVersions, EngineConnection, withDeadline } from '../../../src/engine/connection.js';
+import { silentTelemetry } from '../../../src/telemetry.js';
 import { FakeDaemon, json, type DaemonHandler } from '../../fixtures/fake-daemon.js';
 
 let daemon: FakeDaemon;
@@ -18,7 +19,7 @@ async function start(handler?: DaemonHandler): Promise<EngineConnection> {
   return new EngineConnection({ env: daemon.env });
 }
 
-const settings = { doing: 'list images', deadlineMs: 2000 };
+const settings = { operation: 'info' as const, doing: 'list images', deadlineMs: 2000 };
 const listImages = (docker: Docker, abortSignal: AbortSignal) => docker.listImages({ abortSignal });
 
 describe('withDeadline', () => {
@@ -181,7 +182,7 @@ describe('finding the engine', () => {
 describe('a call', () => {
   it('has a deadline when the engine never answers', async () => {
     const connection = await start(({ path }) => path === '/info');
-    const call = connection.call({ doing: 'describe', deadlineMs: 50 }, (docker) => docker.info());
+    const call = connection.call({ operation: 'info', doing: 'describe', deadlineMs: 50 }, (docker) => docker.info());
     await expect(call).rejects.toMatchObject({ code: 'engine_timeout' });
   });
 
@@ -193,7 +194,7 @@ describe('a call', () => {
       setTimeout(() => socket.destroy(), 20);
       return true;
     });
-    const call = connection.call({ doing: 'describe', deadlineMs: 300 }, (docker) => docker.info());
+    const call = connection.call({ operation: 'info', doing: 'describe', deadlineMs: 300 }, (docker) => docker.info());
     await expect(call).rejects.toMatchObject({ code: expect.stringMatching(/engine_(timeout|unavailable)/) });
   });
 
@@ -262,5 +263,24 @@ describe('a call', () => {
     await daemon.stop();
     await daemon.listen();
     expect(await connection.call({ ...settings, idempotent: true }, listImages)).toEqual([]);
+  });
+});
+
+describe('telemetry', () => {
+  it('is told of each call: what it was, how it ended, and how long it took', async () => {
+    const told: unknown[] = [];
+    const telemetry = { ...silentTelemetry, engineCall: (measured: unknown) => void told.push(measured) };
+    daemon.handler = async ({ path, response }) => path === '/info' && json(response, 500, { message: 'broken' });
+    await daemon.listen();
+    const connection = new EngineConnection({ env: daemon.env }, { telemetry });
+    await connection.call(settings, listImages);
+    await connection.call(settings, (docker) => docker.info()).catch(() => {});
+    await connection.call({ ...settings, signal: AbortSignal.abort() }, listImages).catch(() => {});
+    const seconds = expect.any(Number);
+    expect(told).toEqual([
+      { operation: 'info', status: 'ok', seconds },
+      { operation: 'info', status: 'error', seconds },
+      { operation: 'info', status: 'aborted', seconds },
+    ]);
   });
 });

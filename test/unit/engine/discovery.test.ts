@@ -167,6 +167,16 @@ describe('discoverEngine', () => {
     expect(found.attempts).toMatchObject([{ problem: 'unusable' }]);
   });
 
+  it('tells of one that hangs up in words', async () => {
+    const path = join(folder, 'closing');
+    await listen(
+      createNetServer((socket) => silence(socket).destroy()),
+      path,
+    );
+    const found = await discoverEngine({}, { sockets: [path] });
+    expect(found.attempts).toMatchObject([{ problem: 'unusable', detail: 'it closed the connection' }]);
+  });
+
   it('tries nothing but DOCKER_HOST when it is set', async () => {
     const good = join(folder, 'good');
     await engineAt(good);

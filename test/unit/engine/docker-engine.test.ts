@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { DockerEngine } from '../../../src/engine/docker-engine.js';
 import type { ContainerSpec } from '../../../src/engine/engine.js';
-import { FakeDaemon, json, type DaemonHandler, type DaemonRequest } from '../../fixtures/fake-daemon.js';
+import { answers, FakeDaemon, json, type DaemonHandler } from '../../fixtures/fake-daemon.js';
 
 let daemon: FakeDaemon;
 beforeEach(async () => {
@@ -15,20 +15,6 @@ async function start(handler: DaemonHandler): Promise<DockerEngine> {
   await daemon.listen();
   return new DockerEngine({ env: daemon.env });
 }
-
-/** Answers by method and path: a status and a body, or what a function does. */
-type Answer = [status: number, body?: unknown] | ((request: DaemonRequest) => unknown);
-const answers =
-  (table: Record<string, Answer>): DaemonHandler =>
-  async (request) => {
-    const answer = table[`${request.method} ${request.path.split('?')[0]}`];
-    if (answer === undefined) return false;
-    if (typeof answer === 'function') return (await answer(request)) !== false;
-    const [status, body] = answer;
-    if (body !== undefined) return json(request.response, status, body);
-    request.response.writeHead(status).end();
-    return true;
-  };
 
 const SPEC: ContainerSpec = {
   name: 'sandyard-abc',
@@ -49,6 +35,7 @@ function inspected(state: object = {}): object {
   return {
     Id: 'c1',
     Name: '/box',
+    Created: '2025-12-31T23:59:59.123456789Z',
     Config: { Image: 'x', Labels: { a: 'b' } },
     State: {
       Status: 'running',
@@ -90,6 +77,7 @@ describe('inspectContainer', () => {
     ['dead', inspected({ Status: 'dead', Running: false }), { state: 'exited' }],
     ['paused', inspected({ Status: 'paused' }), { state: 'paused' }],
     ['named', inspected(), { name: 'box', image: 'x', id: 'c1', labels: { a: 'b' } }],
+    ['made', inspected(), { createdAt: new Date('2025-12-31T23:59:59.123Z') }],
   ])('reads one that is %s', async (_, answer, expected) => {
     const engine = await start(answers({ 'GET /containers/box/json': [200, answer] }));
     expect(await engine.inspectContainer('box')).toMatchObject(expected);
@@ -167,13 +155,20 @@ describe('changes', () => {
 
 it('lists by all labels, in any state', async () => {
   const found = [
-    { Id: 'c1', Names: ['/box'], Image: 'x', State: 'dead', Labels: { a: 'b' } },
-    { Id: 'c2', Names: ['/bax'], Image: 'x', State: 'restarting', Labels: {} },
+    { Id: 'c1', Names: ['/box'], Image: 'x', State: 'dead', Created: 1767225600, Labels: { a: 'b' } },
+    { Id: 'c2', Names: ['/bax'], Image: 'x', State: 'restarting', Created: 1767225601, Labels: {} },
   ];
   const engine = await start(answers({ 'GET /containers/json': [200, found] }));
   expect(await engine.listContainers(['a', 'b=c'])).toEqual([
-    { id: 'c1', name: 'box', image: 'x', state: 'exited', labels: { a: 'b' } },
-    { id: 'c2', name: 'bax', image: 'x', state: 'running', labels: {} },
+    {
+      id: 'c1',
+      name: 'box',
+      image: 'x',
+      state: 'exited',
+      createdAt: new Date('2026-01-01T00:00:00Z'),
+      labels: { a: 'b' },
+    },
+    { id: 'c2', name: 'bax', image: 'x', state: 'running', createdAt: new Date('2026-01-01T00:00:01Z'), labels: {} },
   ]);
   const query = new URLSearchParams(daemon.requests.at(-1)?.path.split('?')[1]);
   expect(query.get('all')).toBe('true');
@@ -213,6 +208,7 @@ it('describes the engine', async () => {
     Driver: 'overlay2',
     Runtimes: { runc: {}, runsc: {}, 'io.containerd.runc.v2': {} },
     DefaultRuntime: 'runc',
+    SystemTime: '2026-01-01T01:00:00.123456789+01:00',
   };
   const engine = await start(answers({ 'GET /info': [200, info] }));
   expect(await engine.info()).toEqual({
@@ -229,6 +225,7 @@ it('describes the engine', async () => {
     defaultRuntime: 'runc',
     securityOptions: [],
     liveRestore: false,
+    systemTime: new Date('2026-01-01T00:00:00.123Z'),
   });
 });
 

@@ -21,6 +21,7 @@ describe('an answer of the engine', () => {
     [409, 'Container 123 is not running', 'wrong_state'],
     [500, 'Container 123 is not running: Removal In Progress', 'wrong_state'],
     [409, 'Container 123 is paused, unpause the container before exec', 'wrong_state'],
+    [409, 'cannot start a paused container, try unpause instead', 'wrong_state'],
     [409, 'removal of container 123 is already in progress', 'wrong_state'],
     [400, 'Range of CPUs is from 0.01 to 4.00, as there are only 4 CPUs available', 'limit_exceeded'],
     [400, 'Minimum memory limit allowed is 6MB', 'limit_exceeded'],

@@ -5,6 +5,7 @@ import { pino, type Logger } from 'pino';
 import { readConfig, type ServiceConfig } from '../../../src/config.js';
 import { createApp } from '../../../src/http/app.js';
 import { Calls } from '../../../src/http/calls.js';
+import type { Metrics } from '../../../src/http/metrics.js';
 import { WebSockets } from '../../../src/http/web-sockets.js';
 import { StubManager } from './stub-manager.js';
 
@@ -21,10 +22,11 @@ export interface AppSettings {
   readonly env?: Record<string, string>;
   readonly config?: Partial<ServiceConfig>;
   readonly log?: Logger;
+  readonly metrics?: Metrics;
 }
 
 /** The application on a free port, with one running sandbox `sb1`. */
-export async function runApp({ env = {}, config = {}, log }: AppSettings = {}): Promise<RunningApp> {
+export async function runApp({ env = {}, config = {}, log, metrics }: AppSettings = {}): Promise<RunningApp> {
   const stub = new StubManager();
   await stub.create({});
   const calls = new Calls();
@@ -33,6 +35,7 @@ export async function runApp({ env = {}, config = {}, log }: AppSettings = {}): 
     manager: stub.manager,
     config: { ...readConfig(env), ...config },
     log: log ?? pino({ level: 'silent' }),
+    ...(metrics && { metrics }),
     calls,
     sockets,
   });

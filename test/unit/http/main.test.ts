@@ -1,7 +1,10 @@
 import { spawn, type ChildProcessByStdio } from 'node:child_process';
 import { once } from 'node:events';
 import type { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
+
+import { freePort } from '../../fixtures/free-port.js';
 
 const MAIN = new URL('../../../src/http/main.ts', import.meta.url).pathname;
 /** Nothing listens there, so it is the same on every machine. */
@@ -20,12 +23,16 @@ interface Program extends AsyncDisposable {
   readonly ended: Promise<Ended>;
 }
 
-function run(env: Record<string, string>): Program {
+function start(env: Record<string, string>) {
   const { PATH = '' } = process.env;
-  const child = spawn(process.execPath, ['--import', 'tsx', MAIN], {
+  return spawn(process.execPath, ['--import', 'tsx', MAIN], {
     env: { PATH, ...NO_ENGINE, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
+}
+
+function run(env: Record<string, string>): Program {
+  const child = start(env);
   const text = { stdout: '', stderr: '' };
   child.stdout.on('data', (chunk: Buffer) => (text.stdout += chunk.toString()));
   child.stderr.on('data', (chunk: Buffer) => (text.stderr += chunk.toString()));
@@ -75,5 +82,36 @@ describe('the program', () => {
     expect(code).toBe(1);
     expect(stderr).toMatch(message);
     expect(stderr.trimEnd().split('\n')).toHaveLength(2);
+  });
+
+  test('answers although nobody reads its log, and ends all the same', async () => {
+    const port = await freePort();
+    const child = start({ PORT: String(port), SANDBOX_LOG_LEVEL: 'info' });
+    try {
+      const url = `http://127.0.0.1:${port}`;
+      const ask = (path: string) => fetch(`${url}${path}`, { signal: AbortSignal.timeout(2000) });
+      const isUp = () =>
+        ask('/healthz').then(
+          ({ ok }) => ok,
+          () => false,
+        );
+      while (!(await isUp())) await sleep(50);
+      // Each is a line of 8 KB: together far more than a pipe holds, and than the test's own end of it takes.
+      for (let count = 0; count < 300; count += 1) await ask(`/${'x'.repeat(8000)}`);
+      expect(await isUp()).toBe(true);
+      const ended = once(child, 'exit');
+      child.kill('SIGTERM');
+      expect((await ended)[0]).toBe(0);
+    } finally {
+      child.kill('SIGKILL');
+    }
+  });
+
+  test('has written its whole log when it has ended', async () => {
+    await using program = run({ SANDBOX_LOG_LEVEL: 'info' });
+    await program.printed(/Try it:/);
+    program.child.kill('SIGTERM');
+    const { stdout } = await program.ended;
+    expect(stdout).toMatch(/"msg":"closed; sandboxes live on"\}\n$/);
   });
 });

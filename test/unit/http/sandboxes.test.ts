@@ -21,11 +21,15 @@ describe('sandboxes', () => {
       owner: 'default',
       created_at: '2026-01-01T00:00:00.000Z',
       expires_at: '2026-01-01T01:00:00.000Z',
+      expires_in: 0,
       started_at: '2026-01-01T00:00:01.000Z',
       finished_at: null,
       exit_code: null,
       timeout: 3600,
       idle_timeout: null,
+      max_lifetime: 86_400,
+      on_expiry: 'destroy',
+      wake_on_use: false,
       memory_limit: 1024 ** 3,
       cpu_limit: 1,
       pids_limit: 256,
@@ -58,6 +62,9 @@ describe('sandboxes', () => {
       image: 'debian:12',
       timeout: 90.5,
       idle_timeout: 60,
+      max_lifetime: 7200,
+      on_expiry: 'pause',
+      wake_on_use: true,
       workdir: '/srv',
       runtime: 'runsc',
     });
@@ -72,6 +79,9 @@ describe('sandboxes', () => {
       image: 'debian:12',
       ttlMs: 90_500,
       idleTimeoutMs: 60_000,
+      maxLifetimeMs: 7_200_000,
+      onExpiry: 'pause',
+      wakeOnUse: true,
       workdir: '/srv',
       runtime: 'runsc',
     });
@@ -114,6 +124,95 @@ describe('sandboxes', () => {
     const gone = await send(app, '/api/sandboxes/sb1', { method: 'DELETE' });
     expect([gone.status, gone.text]).toEqual([204, '']);
     expect((await send(app, '/api/sandboxes/sb1')).status).toBe(404);
+  });
+
+  test('pause, unpause and restart', async () => {
+    await using app = await runApp();
+    expect((await post(app, '/api/sandboxes/sb1/pause', {})).json).toMatchObject({ state: 'paused' });
+    expect((await post(app, '/api/sandboxes/sb1/unpause', {})).json).toMatchObject({ state: 'running' });
+    expect((await post(app, '/api/sandboxes/sb1/restart', { grace: 3 })).json).toMatchObject({ state: 'running' });
+    expect(app.stub.calls.at(-1)).toEqual({ call: 'restart', args: [{ graceMs: 3000 }] });
+  });
+
+  test('the history of what it used', async () => {
+    await using app = await runApp();
+    expect((await send(app, '/api/sandboxes/sb1/stats/history')).json).toEqual({
+      samples: [
+        {
+          at: '2026-01-01T00:00:00.000Z',
+          memory_bytes: 1000,
+          cpu_seconds: 1.5,
+          pids: 3,
+          network_received_bytes: 4,
+          network_sent_bytes: 5,
+        },
+      ],
+    });
+  });
+
+  describe('waiting for the end', () => {
+    const WAIT = '/api/sandboxes/sb1/wait';
+
+    test.each([
+      { exitCode: 90, reason: 'lease_expired' },
+      { exitCode: 91, reason: 'idle' },
+      { exitCode: 137, reason: null },
+    ])('tells that it ended with $exitCode', async ({ exitCode, reason }) => {
+      await using app = await runApp();
+      await app.stub.stop('sb1');
+      const one = app.stub.sandboxes.get('sb1');
+      if (one) one.info = { ...one.info, exitCode, finishedAt: new Date('2026-01-01T00:30:00Z') };
+      const { status, json } = await send(app, WAIT);
+      expect(status).toBe(200);
+      expect(json).toEqual({ state: 'exited', exit_code: exitCode, reason, finished_at: '2026-01-01T00:30:00.000Z' });
+    });
+
+    test('tells that it was removed', async () => {
+      await using app = await runApp();
+      app.stub.removed.add('sb1');
+      const { json } = await send(app, WAIT);
+      expect(json).toEqual({ state: 'removed', exit_code: null, reason: null, finished_at: null });
+    });
+
+    test('says when the time is up', async () => {
+      await using app = await runApp();
+      const answer = await send(app, `${WAIT}?timeout=0.05`);
+      expect([answer.status, answer.text]).toEqual([204, '']);
+      expect(app.stub.aborted).toEqual(['wait']);
+      expect((await send(app, `${WAIT}?timeout=0`)).status).toBe(422);
+      expect((await send(app, '/api/sandboxes/none/wait')).status).toBe(404);
+    });
+
+    test('ends when the client hangs up, and when the service ends', async () => {
+      await using app = await runApp();
+      const client = new AbortController();
+      const pending = fetch(`${app.url}${WAIT}`, { signal: client.signal });
+      setTimeout(() => client.abort(), 50);
+      await expect(pending).rejects.toThrow();
+      await until(() => app.stub.aborted.length === 1);
+      const answer = send(app, WAIT);
+      setTimeout(() => app.calls.drain(), 50);
+      expect((await answer).json).toMatchObject({ code: 'manager_closed' });
+    });
+  });
+
+  test.each(['/sandbox/cleanup', '/api/cleanup'])('POST %s tells what was removed', async (path) => {
+    await using app = await runApp();
+    app.stub.pruned = {
+      sandboxes: [{ id: 'old1', reason: 'lease_expired', action: 'none', error: 'The engine failed.' }],
+      volumes: [{ kind: 'volume', name: 'v1', reason: 'image_gone', removed: true }],
+      networks: [{ kind: 'network', name: 'n1', reason: 'sandbox_gone', removed: true }],
+    };
+    expect((await post(app, path, { dry_run: true })).json).toEqual({
+      dry_run: true,
+      sandboxes: [{ id: 'old1', reason: 'lease_expired', action: 'none', error: 'The engine failed.' }],
+      volumes: [{ name: 'v1', reason: 'image_gone', removed: true }],
+      networks: [{ name: 'n1', reason: 'sandbox_gone', removed: true }],
+    });
+    expect(app.stub.calls.at(-1)).toEqual({ call: 'prune', args: [{ dryRun: true }] });
+    expect((await send(app, path, { method: 'POST' })).json).toMatchObject({ dry_run: false });
+    expect(app.stub.calls.at(-1)).toEqual({ call: 'prune', args: [{}] });
+    expect((await send(app, path)).headers.allow).toBe('POST');
   });
 
   test('a client that hangs up aborts its create', async () => {
@@ -186,7 +285,10 @@ describe('every answer', () => {
       level: 30,
       req: { id: 'r1', method: 'GET', path: '/api/sandboxes/sb1/files' },
       res: { status: 404 },
-      responseTime: expect.any(Number) as number,
+      owner: 'default',
+      sandbox: 'sb1',
+      outcome: 'file_not_found',
+      duration_ms: expect.any(Number) as number,
       err: { code: 'file_not_found' },
     });
   });

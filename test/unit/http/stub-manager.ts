@@ -2,14 +2,20 @@ import { EventEmitter, once } from 'node:events';
 
 import { SandyardError } from '../../../src/errors.js';
 import type {
+  CreateCallOptions,
   CreateOptions,
+  EventsOptions,
   ExecOptions,
   ExecResult,
+  PruneResult,
   SandboxInfo,
   SandboxManager,
   SpawnOptions,
 } from '../../../src/index.js';
+import { LifecycleEvents } from '../../../src/fleet/lifecycle.js';
 import { stubFiles, withoutSignal, type StubTree } from './stub-files.js';
+import type { ManagerGauges } from '../../../src/telemetry.js';
+import { makeInfo, SAMPLE, STATS, withReason } from './stub-info.js';
 import { exitOf, StubProcess, type SpawnScript } from './stub-processes.js';
 
 /*
@@ -51,6 +57,14 @@ export class StubManager {
   readonly missing = new Set(['no-such-program']);
   /** Bytes that a download fails after. */
   failAfterBytes = Number.POSITIVE_INFINITY;
+  /** What a state change waits for. */
+  stateGate: Promise<unknown> = Promise.resolve();
+  pruned: PruneResult = { sandboxes: [], volumes: [], networks: [] };
+  readonly lifecycle = new LifecycleEvents();
+  /** The sandboxes that were made for a request that may be repeated. */
+  readonly madeFor = new Map<string, { content: string; id: string }>();
+  /** Those that whoever waits for is told to be gone. */
+  readonly removed = new Set<string>();
   disposed = 0;
   opened = 0;
   closed = 0;
@@ -67,6 +81,21 @@ export class StubManager {
 
   async close(): Promise<void> {
     this.closed += 1;
+    this.lifecycle.close();
+  }
+
+  get eventPosition(): string {
+    return this.lifecycle.position;
+  }
+
+  gauges(): Promise<ManagerGauges> {
+    const sandboxes = { running: this.sandboxes.size };
+    return Promise.resolve({
+      sandboxes,
+      pool: { ready: 0, filling: 0 },
+      queueLength: 0,
+      usage: () => Promise.resolve([]),
+    });
   }
 
   async engineInfo() {
@@ -92,9 +121,11 @@ export class StubManager {
     return this.imagePresent;
   }
 
-  async create(options: CreateOptions, { signal }: { signal?: AbortSignal } = {}) {
+  async create(options: CreateOptions, { signal, madeFor }: CreateCallOptions = {}) {
     this.calls.push({ call: 'create', args: [options] });
     if (this.fault) throw this.fault;
+    const made = this.madeFor.get(madeFor?.key ?? '');
+    if (made !== undefined) return this.#handle(made.id);
     if (options.image === 'missing:latest') {
       throw new SandyardError('image_not_found', 'The engine has no image missing:latest.', { hint: 'Build it.' });
     }
@@ -105,7 +136,9 @@ export class StubManager {
       });
     }
     if (options.projectName === 'slow') await this.#untilAborted('create', signal);
+    await this.stateGate;
     const id = `sb${this.sandboxes.size + 1}`;
+    if (madeFor !== undefined) this.madeFor.set(madeFor.key, { content: madeFor.content, id });
     this.sandboxes.set(id, {
       info: makeInfo(id, options),
       files: new Map([['/workspace', 'directory']]),
@@ -129,13 +162,40 @@ export class StubManager {
     return this.#find(id).info;
   }
 
+  events(options: EventsOptions) {
+    return this.lifecycle.read(options);
+  }
+
   async start(id: string): Promise<SandboxInfo> {
-    return this.#setState(id, 'running');
+    return this.#setState('start', id, { state: 'running' });
   }
 
   async stop(id: string, options: object = {}): Promise<SandboxInfo> {
-    this.calls.push({ call: 'stop', args: [withoutSignal(options)] });
-    return this.#setState(id, 'exited');
+    return this.#setState('stop', id, { options, state: 'exited' });
+  }
+
+  async restart(id: string, options: object = {}): Promise<SandboxInfo> {
+    return this.#setState('restart', id, { options, state: 'running' });
+  }
+
+  async pause(id: string): Promise<SandboxInfo> {
+    return this.#setState('pause', id, { state: 'paused' });
+  }
+
+  async unpause(id: string): Promise<SandboxInfo> {
+    return this.#setState('unpause', id, { state: 'running' });
+  }
+
+  /** Ends at once, or never. */
+  async wait(id: string, { signal }: { signal?: AbortSignal } = {}): Promise<SandboxInfo | null> {
+    const { info } = this.#find(id);
+    if (info.state === 'exited') return withReason(info);
+    return this.removed.has(id) ? null : this.#untilAborted('wait', signal);
+  }
+
+  async prune(options: object): Promise<PruneResult> {
+    this.calls.push({ call: 'prune', args: [withoutSignal(options)] });
+    return this.pruned;
   }
 
   async renew(id: string, options: { ttlMs?: number }): Promise<SandboxInfo> {
@@ -150,17 +210,7 @@ export class StubManager {
 
   async stats(id: string) {
     this.#find(id);
-    const at = new Date('2026-01-01T00:00:00Z');
-    return {
-      memoryBytes: 1000,
-      memoryLimitBytes: 2000,
-      cpuSeconds: 1.5,
-      pids: 3,
-      networkReceivedBytes: 0,
-      networkSentBytes: 0,
-      oomKills: 2,
-      at,
-    };
+    return STATS;
   }
 
   async exec(id: string, command: unknown, { signal, ...options }: ExecOptions = {}): Promise<ExecResult> {
@@ -184,6 +234,7 @@ export class StubManager {
       id,
       inspect: () => this.inspect(id),
       destroy: () => this.destroy(id),
+      statsHistory: async () => [SAMPLE],
       spawn: (command: unknown, options: SpawnOptions) => this.#spawn(id, command, options),
       processes: {
         list: async () => [...this.#findRunning(id).processes.values()].map((process) => process.info()),
@@ -256,39 +307,16 @@ export class StubManager {
     throw new SandyardError('wrong_state', `Sandbox ${id} is ${found.info.state}.`, { hint: 'Start it.' });
   }
 
-  #setState(id: string, state: SandboxInfo['state']): SandboxInfo {
+  async #setState(
+    call: string,
+    id: string,
+    { state, options = {} }: { state: SandboxInfo['state']; options?: object },
+  ): Promise<SandboxInfo> {
+    this.calls.push({ call, args: [withoutSignal(options)] });
+    await this.stateGate;
+    if (this.fault) throw this.fault;
     const found = this.#find(id);
     found.info = { ...found.info, state };
     return found.info;
   }
-}
-
-function makeInfo(id: string, options: CreateOptions): SandboxInfo {
-  return {
-    id,
-    name: `sandyard-${id}`,
-    containerId: 'c'.repeat(64),
-    projectName: options.projectName ?? null,
-    state: 'running',
-    image: options.image ?? 'sandyard-sandbox:latest',
-    owner: 'default',
-    createdAt: new Date('2026-01-01T00:00:00Z'),
-    expiresAt: new Date('2026-01-01T01:00:00Z'),
-    startedAt: new Date('2026-01-01T00:00:01Z'),
-    finishedAt: null,
-    exitCode: null,
-    ttlMs: options.ttlMs ?? 3_600_000,
-    idleTimeoutMs: options.idleTimeoutMs ?? null,
-    limits: {
-      memoryBytes: Number(options.memoryLimit ?? 1024 ** 3),
-      cpus: Number(options.cpuLimit ?? 1),
-      pids: 256,
-      nofile: 4096,
-    },
-    network: options.network ?? 'none',
-    workdir: '/workspace',
-    user: 'sandbox',
-    runtime: options.runtime ?? null,
-    metadata: options.metadata ?? {},
-  };
 }

@@ -24,6 +24,20 @@ static void put_list(const struct vector *vector, struct out *out, const char *k
 	}
 }
 
+static void put_samples(const struct vector *vector, struct out *out, const char *key)
+{
+	static const char *const names[] = { "at", "memory", "cpu", "processes", "received", "sent" };
+	uint64_t count = number(vector, key);
+	char name[64];
+
+	out_u32(out, (uint32_t)count);
+	for (uint64_t i = 0; i < count; i++)
+		for (size_t field = 0; field < sizeof names / sizeof *names; field++) {
+			snprintf(name, sizeof name, "%s%" PRIu64, names[field], i);
+			out_u64(out, number(vector, name));
+		}
+}
+
 static void put_exit(const struct vector *vector, struct out *out)
 {
 	struct process process = { 0 };
@@ -80,7 +94,7 @@ static bool put_by_its_code(const struct vector *vector, struct tunnel *tunnel)
 }
 
 /* The others, from their fields: their code needs what only a sandbox has. Types in order of the payload: 1, 2, 4
- * and 8 are integers of that many bytes, t text, l a list, b bytes that end the frame. */
+ * and 8 are integers of that many bytes, t text, l a list, s samples, b bytes that end the frame. */
 static void put_by_layout(const struct vector *vector, struct out *out)
 {
 	static const struct {
@@ -93,8 +107,9 @@ static void put_by_layout(const struct vector *vector, struct out *out)
 		{ "lost", F_LOST, "8first 8last" },
 		{ "listed", F_LISTED,
 		  "tid 4pid 1outcome 4flags 4code 4signal 8start 8first 8last 4readers largv" },
-		{ "usage_is", F_USAGE_IS, "8memory 8limit 8cpu 8processes 8received 8sent 8oom_kills" },
-		{ "record_is", F_RECORD_IS, "8version 8lease 8idle tblob" },
+		{ "usage_is", F_USAGE_IS, "8memory 8limit 8cpu 8processes 8received 8sent 8oom_kills 8machine 8disk" },
+		{ "record_is", F_RECORD_IS, "8version 8lease 8idle 8ttl 1on_expiry 8last 1taken tblob" },
+		{ "usage_samples", F_USAGE_SAMPLES, "ssamples" },
 		{ "hello", F_GREETING, "2version bboot tbuild" },
 	};
 	char key[32];
@@ -114,6 +129,8 @@ static void put_by_layout(const struct vector *vector, struct out *out)
 				put_text(vector, out, key);
 			else if (kind == 'l')
 				put_list(vector, out, key);
+			else if (kind == 's')
+				put_samples(vector, out, key);
 			else if (kind == 'b')
 				out_bytes(out, scratch, bytes(vector, key));
 			else if (kind == '1')

@@ -190,6 +190,19 @@ static void check_spawn(const struct vector *vector)
 	free(request.memory);
 }
 
+static void check_record_set(const struct vector *vector, const struct record_change *change)
+{
+	check(vector, change->version == number(vector, "version"), "version");
+	check(vector, change->lease_ms == (int64_t)number(vector, "lease"), "lease");
+	check(vector, change->idle_ms == (int64_t)number(vector, "idle"), "idle timeout");
+	check(vector, change->ttl_ms == (int64_t)number(vector, "ttl"), "what is granted anew");
+	check(vector, change->on_expiry == number(vector, "on_expiry"), "what its end does");
+	check(vector, change->last_ms == (int64_t)number(vector, "last"), "longest lifetime");
+	check(vector, change->has_blob == number(vector, "has_blob"), "whether there is a blob");
+	check(vector, change->blob.length == bytes(vector, "blob") &&
+			      memcmp(asked.blob, scratch, change->blob.length) == 0, "blob");
+}
+
 /* What the code under test has made of it, where that shows. */
 static void check_effect(const struct vector *vector, const struct tunnel *tunnel)
 {
@@ -232,12 +245,7 @@ static void check_effect(const struct vector *vector, const struct tunnel *tunne
 		check(vector, (uint64_t)asked.signal == number(vector, "signal"), "signal");
 		break;
 	case F_RECORD_SET:
-		check(vector, asked.version == number(vector, "version"), "version");
-		check(vector, asked.lease_ms == (int64_t)number(vector, "lease"), "lease");
-		check(vector, asked.idle_ms == (int64_t)number(vector, "idle"), "idle timeout");
-		check(vector, asked.has_blob == number(vector, "has_blob"), "whether there is a blob");
-		check(vector, !asked.has_blob || (asked.blob_length == bytes(vector, "blob") &&
-						    memcmp(asked.blob, scratch, asked.blob_length) == 0), "blob");
+		check_record_set(vector, &asked.change);
 		break;
 	default:
 		break;

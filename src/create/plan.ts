@@ -1,10 +1,10 @@
-import type { Limits } from './config.js';
-import type { ContainerSpec, ImageInfo, VolumeMount } from './engine/engine.js';
-import { SandyardError } from './errors.js';
-import { toUserIds } from './process/process.js';
-import { containerName, toLabels, type SandboxTraits } from './record.js';
-import { formatSize, type ParsedCreateOptions } from './schemas.js';
-import { WARDEN_PATH } from './warden.js';
+import type { Limits } from '../config.js';
+import type { ContainerSpec, ImageInfo, VolumeMount } from '../engine/engine.js';
+import { SandyardError } from '../errors.js';
+import { toUserIds } from '../process/process.js';
+import { containerName, poolName, toLabels, type MadeFor, type SandboxTraits } from '../record/record.js';
+import { formatSize, type ParsedCreateOptions } from '../schemas.js';
+import { WARDEN_PATH } from '../warden.js';
 
 /*
  * What a sandbox is made as: from what was asked for and the manager's defaults and ceilings. Pure; the manager makes it
@@ -18,58 +18,72 @@ const PREPARED_IMAGE_LABEL = 'sandyard.image';
 /** Below these a working directory is made, and given to the sandbox's user; elsewhere it stays as the image has it. */
 const OWNED_ROOTS = [WORKSPACE, HOME, '/app', '/data', '/srv'];
 
+/** How long a sandbox has to be given to somebody: much longer than all that is to be done until then takes. */
+const SETUP_MS = 120_000;
+
 export interface PlanDefaults {
   readonly id: string;
   readonly owner: string;
   readonly image: string;
   readonly limits: Limits;
+  /** The pool that it is for: nobody has asked for it yet. */
+  readonly pool?: string | undefined;
+  readonly madeFor?: MadeFor | undefined;
 }
 
 export interface SandboxPlan {
   readonly id: string;
+  readonly name: string;
   readonly image: string;
   readonly traits: SandboxTraits;
+  readonly projectName: string | null;
+  readonly maxLifetimeMs: number;
   readonly labels: Readonly<Record<string, string>>;
-  readonly env: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+  /** Whether it is to have labels that its caller wants. */
+  readonly hasOwnLabels: boolean;
 }
 
 /** Throws `limit_exceeded`, naming each ceiling that is exceeded. */
-export function planSandbox(given: ParsedCreateOptions, { id, owner, image, limits }: PlanDefaults): SandboxPlan {
+export function planSandbox(given: ParsedCreateOptions, defaults: PlanDefaults): SandboxPlan {
+  const { id, owner, image, limits, pool, madeFor } = defaults;
+  const maxLifetimeMs = given.maxLifetimeMs ?? limits.maxLifetimeMs;
   const traits: SandboxTraits = {
     limits: applyLimits(given, limits),
     network: given.network ?? 'none',
     workdir: given.workdir ?? WORKSPACE,
     user: given.user ?? 'sandbox',
-    ttlMs: given.ttlMs ?? Math.min(limits.ttlMs, limits.maxLifetimeMs),
+    ttlMs: given.ttlMs ?? Math.min(limits.ttlMs, maxLifetimeMs),
     idleTimeoutMs: given.idleTimeoutMs ?? null,
+    onExpiry: given.onExpiry ?? 'destroy',
+    wakeOnUse: given.wakeOnUse ?? false,
     runtime: given.runtime ?? null,
     metadata: given.metadata ?? {},
   };
-  const labels = toLabels(traits, {
-    id,
-    owner,
-    projectName: given.projectName,
-    createdAt: new Date(),
-    maxLifetimeMs: limits.maxLifetimeMs,
-  });
+  const { projectName } = given;
+  const labels = toLabels(traits, { id, owner, projectName, createdAt: new Date(), maxLifetimeMs, pool, madeFor });
   return {
     id,
+    name: pool === undefined ? containerName(id) : poolName(id),
     image: given.image ?? image,
     traits,
+    projectName: projectName ?? null,
+    maxLifetimeMs,
     labels: { ...given.labels, ...labels },
-    env: Object.entries({ HOME, ...given.env }).map(([name, value]) => `${name}=${value}`),
+    env: given.env ?? {},
+    hasOwnLabels: Object.keys(given.labels ?? {}).length > 0,
   };
 }
 
 /** The container of a planned sandbox, on an image that is there; `volume` brings the warden where the image has none. */
 export function toSpec(plan: SandboxPlan, image: ImageInfo, volume: VolumeMount | undefined): ContainerSpec {
-  const { id, traits, labels, env } = plan;
+  const { id, name, traits, labels } = plan;
   return {
-    name: containerName(id),
+    name,
     image: plan.image,
     labels,
-    env,
-    entrypoint: [WARDEN_PATH, 'init', ...wardenArguments(traits, image)],
+    env: Object.entries({ HOME, ...plan.env }).map(([variable, value]) => `${variable}=${value}`),
+    entrypoint: [WARDEN_PATH, 'init', ...wardenArguments(plan, image)],
     workdir: traits.workdir,
     hostname: id,
     network: traits.network,
@@ -79,12 +93,15 @@ export function toSpec(plan: SandboxPlan, image: ImageInfo, volume: VolumeMount 
   };
 }
 
-/** The lease that it begins with, and what else the warden needs to know; later starts go by its own record. */
-function wardenArguments(traits: SandboxTraits, image: ImageInfo): string[] {
+/** The lease that it is to have, and what else the warden needs to know; later starts go by its own record. */
+function wardenArguments({ traits, maxLifetimeMs }: SandboxPlan, image: ImageInfo): string[] {
   const { uid, gid } = toUserIds(traits.user);
   return [
+    `--setup-ms=${SETUP_MS}`,
     `--ttl-ms=${traits.ttlMs}`,
     ...(traits.idleTimeoutMs === null ? [] : [`--idle-ms=${traits.idleTimeoutMs}`]),
+    `--on-expiry=${traits.onExpiry}`,
+    `--last-ms=${maxLifetimeMs}`,
     `--nofile=${traits.limits.nofile}`,
     ...ownedDirectories(traits, image).map((path) => `--own=${uid}:${gid}:${path}`),
   ];
@@ -118,12 +135,14 @@ function applyLimits(given: ParsedCreateOptions, limits: Limits): SandboxTraits[
     nofile: given.nofileLimit ?? Math.min(limits.nofile, limits.maxNofile),
   };
   const memory = { value: asked.memoryBytes, ceiling: limits.maxMemoryBytes, show: formatSize };
-  const lease = { value: given.ttlMs ?? 0, ceiling: limits.maxLifetimeMs, show: (ms: number) => `${ms} ms` };
+  const lifetime = { value: given.maxLifetimeMs ?? 0, ceiling: limits.maxLifetimeMs, show: formatMs };
+  const lease = { value: given.ttlMs ?? 0, ceiling: given.maxLifetimeMs ?? limits.maxLifetimeMs, show: formatMs };
   const ceilings: Ceiling[] = [
     { field: 'memoryLimit', what: 'Memory', ...memory },
     { field: 'cpuLimit', what: 'CPUs', value: asked.cpus, ceiling: limits.maxCpus },
     { field: 'pidsLimit', what: 'Processes', value: asked.pids, ceiling: limits.maxPids },
     { field: 'nofileLimit', what: 'Open files', value: asked.nofile, ceiling: limits.maxNofile },
+    { field: 'maxLifetimeMs', what: 'Longest lifetime', ...lifetime },
     { field: 'ttlMs', what: 'Lease', ...lease },
   ];
   const exceeded = ceilings.filter(({ value, ceiling }) => value > ceiling);
@@ -135,4 +154,8 @@ function applyLimits(given: ParsedCreateOptions, limits: Limits): SandboxTraits[
     hint: 'Ask for less, or have the operator raise the SANDBOX_MAX_ setting.',
     issues: exceeded.map((one) => ({ path: [one.field], message: tell(one) })),
   });
+}
+
+function formatMs(ms: number): string {
+  return `${ms} ms`;
 }

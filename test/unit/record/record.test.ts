@@ -1,10 +1,26 @@
 import * as fc from 'fast-check';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 
-import { KnownLeases, ownedBy, toLabels, toRecord, type SandboxRecord, type SandboxTraits } from '../../src/record.js';
-import { FakeEngine } from '../fixtures/fake-engine.js';
+import { KnownLeases } from '../../../src/record/leases.js';
+import {
+  claimedAs,
+  containerName,
+  decodeClaim,
+  DISCARDED,
+  encodeClaim,
+  ownedBy,
+  poolName,
+  toLabels,
+  toRecord,
+  type Claim,
+  type SandboxRecord,
+  type SandboxTraits,
+} from '../../../src/record/record.js';
+import { FakeEngine } from '../../fixtures/fake-engine.js';
 
 const CREATED = new Date('2026-01-01T00:00:00.123Z');
+/** By the engine's clock. */
+const MADE = new Date('2026-01-01T01:00:00Z');
 const TRAITS: SandboxTraits = {
   limits: { memoryBytes: 1024 ** 3, cpus: 0.5, pids: 64, nofile: 1024 },
   network: 'none',
@@ -12,6 +28,8 @@ const TRAITS: SandboxTraits = {
   user: '1000:1000',
   ttlMs: 60_000,
   idleTimeoutMs: 30_000,
+  onExpiry: 'stop',
+  wakeOnUse: true,
   runtime: 'runsc',
   metadata: { 'a key': 'ü\n"' },
 };
@@ -22,14 +40,15 @@ afterEach(() => {
 });
 
 function container(labels = toLabels(TRAITS, ABOUT), name = 'sandyard-abc') {
-  return { id: 'c1', name, image: 'x', state: 'running' as const, labels };
+  return { id: 'c1', name, image: 'x', state: 'running' as const, createdAt: MADE, labels };
 }
 
 describe('a record', () => {
   it('comes back from the labels whole', () => {
     const { projectName, ...about } = ABOUT;
-    const engineFacts = { name: 'sandyard-abc', containerId: 'c1', image: 'x', state: 'running' };
-    expect(toRecord(container())).toEqual({ ...TRAITS, ...about, projectName, ...engineFacts });
+    const engineFacts = { name: 'sandyard-abc', containerId: 'c1', image: 'x', state: 'running', agesFrom: MADE };
+    const unasked = { pool: null, warm: false, env: {}, madeFor: null };
+    expect(toRecord(container())).toEqual({ ...TRAITS, ...about, projectName, ...engineFacts, ...unasked });
   });
 
   it('has no project name where none was given', () => {
@@ -37,10 +56,28 @@ describe('a record', () => {
     expect(toRecord(container(labels))?.projectName).toBeNull();
   });
 
-  it('has no runtime where its labels are from before there was one', () => {
-    const { runtime: _, ...older } = TRAITS;
+  it('has what is usual where its labels are from before that was said', () => {
+    const { runtime: _, onExpiry: __, wakeOnUse: ___, ...older } = TRAITS;
     const labels = { ...toLabels(TRAITS, ABOUT), 'sandyard.traits': JSON.stringify(older) };
-    expect(toRecord(container(labels))?.runtime).toBeNull();
+    expect(toRecord(container(labels))).toMatchObject({ runtime: null, onExpiry: 'destroy', wakeOnUse: false });
+  });
+
+  it('ages by the clock of the engine, whatever its label says', () => {
+    const labels = toLabels(TRAITS, { ...ABOUT, createdAt: new Date(0) });
+    expect(toRecord(container(labels))).toMatchObject({ agesFrom: MADE, createdAt: new Date(0) });
+  });
+
+  it('says which request it was made for', () => {
+    const madeFor = { key: 'k', content: 'c' };
+    expect(toRecord(container(toLabels(TRAITS, { ...ABOUT, madeFor })))?.madeFor).toEqual(madeFor);
+  });
+
+  it('is of a warm one under either name', () => {
+    const labels = toLabels(TRAITS, { ...ABOUT, pool: 'p' });
+    for (const name of [poolName('abc'), containerName('abc')]) {
+      expect(toRecord(container(labels, name))).toMatchObject({ id: 'abc', name, pool: 'p', warm: true });
+    }
+    expect(toRecord(container(toLabels(TRAITS, ABOUT), poolName('abc')))).toBeUndefined();
   });
 
   it('comes back whatever the metadata', () => {
@@ -74,9 +111,64 @@ describe('a record', () => {
     ['an empty lifetime', { 'sandyard.max-lifetime': '' }],
     ['traits that are no JSON', { 'sandyard.traits': '{' }],
     ['traits with something missing', { 'sandyard.traits': '{}' }],
+    ['an end that is none', { 'sandyard.traits': JSON.stringify({ ...TRAITS, onExpiry: 'explode' }) }],
+    ['a request that is none', { 'sandyard.request': '[]' }],
   ])('is none with %s', (_, change) => {
     const labels = Object.entries({ ...toLabels(TRAITS, ABOUT), ...change }).filter(([, value]) => value !== undefined);
     expect(toRecord(container(Object.fromEntries(labels) as Record<string, string>))).toBeUndefined();
+  });
+});
+
+const CLAIM: Claim = {
+  limits: { ...TRAITS.limits, cpus: 2 },
+  ttlMs: 5,
+  idleTimeoutMs: null,
+  onExpiry: 'pause',
+  wakeOnUse: false,
+  projectName: 'ünï',
+  metadata: { a: 'b' },
+  env: { SECRET: 'x"\n' },
+  maxLifetimeMs: 7,
+  createdAt: new Date(1),
+  agesFrom: new Date(2),
+  madeFor: { key: 'k', content: 'c' },
+  token: 'random',
+};
+
+describe('a claim', () => {
+  it('comes back from a record whole', () => {
+    expect(decodeClaim(encodeClaim(CLAIM) as Uint8Array)).toEqual(CLAIM);
+  });
+
+  it('is none in an empty record, and in that of one that nobody is to have', () => {
+    expect(decodeClaim(new Uint8Array())).toBeUndefined();
+    expect(decodeClaim(DISCARDED)).toBeUndefined();
+  });
+
+  it.each(['x', '{}', 'null', '"', JSON.stringify({ ...CLAIM, ttlMs: 'long' })])('is not made up of %j', (text) => {
+    expect(() => decodeClaim(Buffer.from(text))).toThrow();
+  });
+
+  it('is refused when it is more than a warden keeps, in bytes', () => {
+    const withEnv = (text: string) => encodeClaim({ ...CLAIM, env: { A: text } });
+    const rest = (withEnv('') as Uint8Array).length;
+    expect(withEnv('x'.repeat(32 * 1024 - rest))).toHaveLength(32 * 1024);
+    expect(withEnv('x'.repeat(32 * 1024 - rest + 1))).toBeUndefined();
+    expect(withEnv('é'.repeat(20_000))).toBeUndefined();
+  });
+
+  it('goes over what a warm sandbox was made as, and over nothing else', () => {
+    const warm = toRecord(container(toLabels(TRAITS, { ...ABOUT, pool: 'p' }), poolName('abc'))) as SandboxRecord;
+    const { token: _, ...claimed } = CLAIM;
+    const expected = { ...warm, ...claimed, warm: false, name: 'sandyard-abc' };
+    expect(claimedAs(warm, CLAIM)).toEqual(expected);
+    expect(expected).toMatchObject({
+      pool: 'p',
+      workdir: TRAITS.workdir,
+      runtime: 'runsc',
+      id: 'abc',
+      containerId: 'c1',
+    });
   });
 });
 

@@ -1,0 +1,120 @@
+import type { SandboxConnections } from '../connections.js';
+import type { EngineClock } from '../record/engine-clock.js';
+import type { ContainerSpec, Engine } from '../engine/engine.js';
+import { isSandyardError, SandyardError } from '../errors.js';
+import { translateRecord } from '../fleet/records.js';
+import type { Log } from '../log.js';
+import { toSpec, type SandboxPlan } from './plan.js';
+import { giveUpOn } from '../process/giving-up.js';
+import { toRecord, type SandboxRecord } from '../record/record.js';
+import type { WardenDelivery } from '../warden.js';
+
+interface CreationParts {
+  readonly engine: Engine;
+  readonly connections: SandboxConnections;
+  readonly warden: WardenDelivery;
+  readonly clock: EngineClock;
+  readonly log: Log;
+  /** Throws when the manager is closed. */
+  readonly checkOpen: () => void;
+}
+
+/**
+ * Makes the sandboxes of one manager. Either one is there, runs, and has its lease, or nothing is left of it. Where the
+ * manager dies in the middle, what it has left ends by itself: until its lease is set a sandbox has no more than two
+ * minutes.
+ */
+export class Creation {
+  readonly #parts: CreationParts;
+
+  constructor(parts: CreationParts) {
+    this.#parts = parts;
+  }
+
+  /** Throws `image_not_found`, `out_of_disk`, `aborted`, and what else the engine says. */
+  async make(plan: SandboxPlan, signal?: AbortSignal): Promise<SandboxRecord> {
+    const { engine, warden, clock, checkOpen, log } = this.#parts;
+    const image = await engine.inspectImage(plan.image, { signal });
+    const spec = toSpec(plan, image, await warden.volumeFor(image));
+    let shared = false;
+    const checkWanted = () => {
+      throwIfAborted(signal);
+      checkOpen(); // close() may have come meanwhile
+    };
+    try {
+      // The engine's calls aren't aborted half-way, so that what they made is there to be removed.
+      throwIfAborted(signal);
+      const containerId = await engine.createContainer(spec);
+      throwIfAborted(signal);
+      const record = toRecord({ ...spec, id: containerId, state: 'running', createdAt: clock.now() });
+      if (record === undefined) {
+        throw new SandyardError('internal', `The labels of the sandbox ${plan.id} are not a record.`);
+      }
+      await engine.startContainer(containerId);
+      if (record.warm) {
+        // With its lease anybody may claim it, so that comes last, and what has one is not removed.
+        await engine.verifyContainer(containerId, spec);
+        checkWanted();
+        shared = true;
+        await this.#lease(record);
+        return record;
+      }
+      await this.#verify(spec, record, signal);
+      checkWanted();
+      return record;
+    } catch (error) {
+      if (shared) {
+        log.warn({ container: spec.name, error }, 'a warm sandbox may have no lease, and is left to end by itself');
+        throw error;
+      }
+      // The one that has the name is somebody else's.
+      if (!isSandyardError(error, 'name_conflict')) await this.#rollBack(plan, spec);
+      throw error;
+    }
+  }
+
+  /** Makes sure that it is what it should be and can be talked to, and gives it its lease. */
+  async #verify(spec: ContainerSpec, record: SandboxRecord, signal: AbortSignal | undefined): Promise<void> {
+    const { engine } = this.#parts;
+    const leased = this.#lease(record);
+    leased.catch(() => {}); // awaited below, when it is known that the container runs
+    await engine.verifyContainer(record.containerId, spec);
+    try {
+      await (signal === undefined ? leased : giveUpOn(leased, signal));
+    } catch (error) {
+      // It ended after it was looked at: another look tells why.
+      if (isSandyardError(error, 'wrong_state')) await engine.verifyContainer(record.containerId, spec);
+      throw error;
+    }
+  }
+
+  async #lease(record: SandboxRecord): Promise<void> {
+    const held = this.#parts.connections.hold(record);
+    try {
+      await held.channel.setRecord({ ttlMs: record.ttlMs });
+    } catch (error) {
+      throw translateRecord(error, record.id);
+    } finally {
+      held.release();
+    }
+  }
+
+  async #rollBack({ id }: SandboxPlan, { name, volume }: ContainerSpec): Promise<void> {
+    const { engine, connections, warden, log } = this.#parts;
+    connections.destroyed(id);
+    if (volume !== undefined) warden.forget(volume);
+    try {
+      await engine.removeContainer(name);
+    } catch (error) {
+      log.error({ container: name, error }, 'could not remove a half-made sandbox; the reaper will');
+    }
+  }
+}
+
+/** Throws `aborted`. */
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted !== true) return;
+  throw new SandyardError('aborted', 'The caller gave up while the sandbox was being created.', {
+    cause: signal.reason,
+  });
+}

@@ -1,0 +1,154 @@
+import type { Admission, Admitted } from './admission.js';
+import type { Limits } from '../config.js';
+import type { Creation } from './creation.js';
+import type { CallOptions } from '../engine/engine.js';
+import { isSandyardError, SandyardError } from '../errors.js';
+import type { Inventory } from '../fleet/inventory.js';
+import type { LifecycleEvents } from '../fleet/lifecycle.js';
+import type { Log } from '../log.js';
+import { planSandbox, type SandboxPlan } from './plan.js';
+import { giveUpOn } from '../process/giving-up.js';
+import type { MadeFor, SandboxRecord } from '../record/record.js';
+import { newSandboxId, type ParsedCreateOptions } from '../schemas.js';
+import type { Telemetry } from '../telemetry.js';
+import type { WarmSandboxes } from './warm-sandboxes.js';
+
+interface MakingParts {
+  readonly admission: Admission;
+  readonly warm: WarmSandboxes;
+  readonly creation: Creation;
+  readonly inventory: Inventory;
+  /** All sandboxes of the owner. */
+  readonly all: (options: CallOptions) => Promise<readonly SandboxRecord[]>;
+  readonly isTaken: (record: SandboxRecord) => Promise<boolean>;
+  readonly lifecycle: LifecycleEvents;
+  readonly telemetry: Telemetry;
+  readonly log: Log;
+  readonly owner: string;
+  readonly image: string;
+  readonly limits: Limits;
+}
+
+export interface MakeOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** The request that it is made for: repeated, it gets the same sandbox. */
+  readonly madeFor?: MadeFor | undefined;
+}
+
+/** Gives callers sandboxes: a warm one where there is one that does, else a new one, when it is its turn. */
+export class Making {
+  readonly #parts: MakingParts;
+  /** Those that are being made for a request that may be repeated, by its key. */
+  readonly #underWay = new Map<string, { content: string; made: Promise<SandboxRecord> }>();
+  /** What this manager has given out. */
+  readonly #made = new Set<string>();
+
+  constructor(parts: MakingParts) {
+    this.#parts = parts;
+  }
+
+  /** Whether this manager has made it. */
+  has(id: string): boolean {
+    return this.#made.has(id);
+  }
+
+  forget(id: string): void {
+    this.#made.delete(id);
+  }
+
+  async make(given: ParsedCreateOptions, { signal, madeFor }: MakeOptions): Promise<SandboxRecord> {
+    if (madeFor === undefined) return this.#make(given, { signal });
+    for (;;) {
+      const known = this.#underWay.get(madeFor.key);
+      if (known === undefined) break;
+      checkContent(known.content, madeFor);
+      try {
+        return await (signal === undefined ? known.made : giveUpOn(known.made, signal));
+      } catch (error) {
+        // Whoever began it has given up; whoever repeats it hasn't.
+        if (!isSandyardError(error, 'aborted') || signal?.aborted === true) throw error;
+      }
+    }
+    const made = this.#makeOnce(given, { signal, madeFor }).finally(() => this.#underWay.delete(madeFor.key));
+    this.#underWay.set(madeFor.key, { content: madeFor.content, made });
+    return made;
+  }
+
+  async #makeOnce(given: ParsedCreateOptions, options: MakeOptions & { madeFor: MadeFor }): Promise<SandboxRecord> {
+    const { madeFor } = options;
+    const all = await this.#parts.all({ signal: options.signal });
+    for (const record of all) {
+      if (record.warm || record.madeFor?.key !== madeFor.key) continue;
+      // One that its manager has left half-made is no answer: it will end by itself.
+      if (!(await this.#parts.isTaken(record))) continue;
+      checkContent(record.madeFor.content, madeFor);
+      return record;
+    }
+    return this.#make(given, options);
+  }
+
+  async #make(given: ParsedCreateOptions, { signal, madeFor }: MakeOptions): Promise<SandboxRecord> {
+    const { owner, image, limits, telemetry, log } = this.#parts;
+    const plan = planSandbox(given, { id: newSandboxId(), owner, image, limits, madeFor });
+    const began = performance.now();
+    const seconds = () => (performance.now() - began) / 1000;
+    let source: 'warm' | 'cold' = 'warm';
+    try {
+      let record = await this.#take(plan, { signal, madeFor });
+      if (record === undefined) {
+        source = 'cold';
+        record = await this.#create(plan, signal);
+      }
+      telemetry.create({ source, status: 'ok', seconds: seconds() });
+      const fields = {
+        sandbox: record.id,
+        owner,
+        image: record.image,
+        source,
+        duration_ms: Math.round(seconds() * 1000),
+      };
+      log.info(fields, 'created a sandbox');
+      return record;
+    } catch (error) {
+      const status = isSandyardError(error, 'aborted') ? 'aborted' : 'error';
+      const refusal = isSandyardError(error) ? (error.details['ceiling'] ?? error.details['resource']) : undefined;
+      if (refusal !== undefined) telemetry.rejected(String(refusal));
+      telemetry.create({ source, status, seconds: seconds() });
+      throw error;
+    }
+  }
+
+  async #take(plan: SandboxPlan, { signal, madeFor }: MakeOptions): Promise<SandboxRecord | undefined> {
+    const { admission, warm } = this.#parts;
+    if (!warm.mayHave(plan)) return undefined;
+    const admitted = admission.admitClaim(plan.traits.limits);
+    try {
+      const record = await warm.take(plan, { signal, madeFor });
+      if (record !== undefined) this.#made.add(record.id); // before it is no longer reserved
+      return record;
+    } finally {
+      admitted.release();
+    }
+  }
+
+  async #create(plan: SandboxPlan, signal: AbortSignal | undefined): Promise<SandboxRecord> {
+    const { admission, creation, inventory, lifecycle } = this.#parts;
+    const admitted: Admitted = await admission.enter({ id: plan.id, ...plan.traits.limits }, { signal });
+    try {
+      lifecycle.intend(plan.id, 'requested', ['created', 'started']);
+      const record = await creation.make(plan, signal);
+      this.#made.add(record.id); // before it is no longer reserved
+      inventory.enter(record);
+      return record;
+    } finally {
+      admitted.release();
+    }
+  }
+}
+
+function checkContent(content: string, madeFor: MadeFor): void {
+  if (content === madeFor.content) return;
+  throw new SandyardError('idempotency_mismatch', 'The idempotency key was used for a sandbox with other options.', {
+    hint: 'Use a new key for each new sandbox, and the same only to repeat a request.',
+  });
+}

@@ -1,0 +1,293 @@
+import { ANSWER_MS, holds, readRecord, within, writeClaim, type Wanted } from './claiming.js';
+import type { SandboxConnections } from '../connections.js';
+import { withContext } from '../context.js';
+import { Filling, type PoolKind } from './filling.js';
+import type { Inventory } from '../fleet/inventory.js';
+import type { Log } from '../log.js';
+import { claimedAs, decodeClaim, DISCARDED, encodeClaim, type Claim, type SandboxRecord } from '../record/record.js';
+import type { Telemetry } from '../telemetry.js';
+
+/** Long enough for a manager to be restarted, short enough for what a dead one leaves to be gone soon. */
+export const POOL_LEASE_MS = 10 * 60_000;
+const TICK_MS = 1000;
+/** Renewed when there is less left than that. */
+const RENEW_BELOW_MS = (2 * POOL_LEASE_MS) / 3;
+
+interface PoolParts {
+  readonly inventory: Inventory;
+  readonly connections: SandboxConnections;
+  readonly log: Log;
+  readonly telemetry: Telemetry;
+  /** The kinds that are to be kept, as they are now: another image under the same name is another kind. */
+  readonly kinds: () => Promise<readonly PoolKind[]>;
+  /** Makes one, ready and with the pool's lease; `undefined` when there is no room for it now. */
+  readonly make: (kind: PoolKind, signal: AbortSignal) => Promise<SandboxRecord | undefined>;
+  readonly remove: (record: SandboxRecord) => Promise<void>;
+  readonly claimed: (id: string) => void;
+  /** Called with one that was claimed, in the background: gives it the name of a claimed one. */
+  readonly rename: (record: SandboxRecord) => Promise<void>;
+}
+
+/**
+ * Warm sandboxes: made before anybody asks. All managers of an owner share those of the same kind. Which manager gets one
+ * is decided by its warden: a claim is written to its record, if that is still as it was, before it is answered; so a claim
+ * outlives the manager that made it, and there is never a second one. One that was claimed never comes back.
+ */
+export class Pool {
+  readonly #parts: PoolParts;
+  /** The version of the record of each warm sandbox, as last seen; and when it is to be renewed. By id. */
+  readonly #seen = new Map<string, { version: bigint; renewAt: number }>();
+  /** Those that this manager is claiming or removing, or of which it doesn't know whether it has claimed them. */
+  readonly #taken = new Set<string>();
+  readonly #own = new Set<string>();
+  readonly #claiming = new Set<Promise<unknown>>();
+  readonly #filling: Filling;
+  #kinds: readonly PoolKind[] = [];
+  #closed = false;
+  #troubled = false;
+  #timer: NodeJS.Timeout | undefined;
+  #ticking: Promise<void> | undefined;
+
+  constructor(parts: PoolParts) {
+    this.#parts = parts;
+    this.#filling = new Filling({
+      log: parts.log,
+      make: parts.make,
+      ready: (key) => this.#members(key).length,
+      made: (record) => this.#enter(record),
+      done: () => this.#tick(),
+    });
+  }
+
+  get filling(): number {
+    return this.#filling.size;
+  }
+
+  get ready(): number {
+    return this.#kinds.reduce((sum, { key }) => sum + this.#members(key).length, 0);
+  }
+
+  start(): void {
+    if (this.#closed) return;
+    this.#timer ??= setInterval(() => this.#tick(), TICK_MS).unref();
+    this.#tick();
+  }
+
+  /** Stops filling, and removes what this manager has made and nobody has claimed. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearInterval(this.#timer);
+    await Promise.allSettled([this.#filling.close(), this.#ticking, ...this.#claiming]);
+    await Promise.all([...this.#own].map((id) => this.#discard(id)));
+  }
+
+  /** A warm sandbox that is now what `claim` says; `undefined` when there is none. */
+  async claim(key: string, claim: Claim): Promise<SandboxRecord | undefined> {
+    const blob = encodeClaim(claim);
+    if (blob === undefined) return undefined;
+    this.#filling.asked(key);
+    const claiming = this.#claimOne(key, { claim, blob });
+    this.#claiming.add(claiming);
+    try {
+      const record = await claiming;
+      if (record === undefined) this.#parts.telemetry.claim('empty');
+      return record;
+    } finally {
+      this.#claiming.delete(claiming);
+      this.#tick();
+    }
+  }
+
+  async #claimOne(key: string, wanted: Wanted): Promise<SandboxRecord | undefined> {
+    const { inventory, connections, telemetry, claimed } = this.#parts;
+    if (!inventory.live) return undefined;
+    const until = performance.now() + ANSWER_MS;
+    // Its own first: two managers that claim at once are seldom in each other's way then.
+    const members = this.#members(key).toSorted((a, b) => Number(this.#own.has(b.id)) - Number(this.#own.has(a.id)));
+    for (const { id } of members) {
+      const [record, seen] = [inventory.find(id), this.#seen.get(id)];
+      const leftMs = until - performance.now();
+      if (leftMs <= 0 || this.#closed) return undefined;
+      // Another claim may have had it while this one waited: only a version seen without a claim may be claimed.
+      if (record?.warm !== true || seen === undefined || this.#taken.has(id)) continue;
+      this.#taken.add(id);
+      const result = await this.#tryClaim(record, { ...wanted, version: seen.version }, leftMs);
+      telemetry.claim(result);
+      this.#seen.delete(id);
+      if (result === 'lost') this.#taken.delete(id); // the next look tells who has it
+      if (result !== 'claimed') continue;
+      this.#own.delete(id);
+      const given = claimedAs(inventory.find(id) ?? record, wanted.claim);
+      claimed(id);
+      connections.update(given);
+      inventory.enter(given);
+      void this.#rename(given);
+      return given;
+    }
+    return undefined;
+  }
+
+  /** Those that can be claimed. */
+  #members(key: string): SandboxRecord[] {
+    return this.#parts.inventory
+      .now()
+      .filter(({ warm, pool, state, id }) => warm && pool === key && state === 'running' && this.#seen.has(id))
+      .filter(({ id }) => !this.#taken.has(id));
+  }
+
+  async #tryClaim(
+    record: SandboxRecord,
+    wanted: Wanted & { version: bigint },
+    ms: number,
+  ): Promise<'claimed' | 'lost' | 'unfit'> {
+    const late = new AbortController();
+    const held = this.#parts.connections.hold(record);
+    const writing = writeClaim(held.channel, { ...wanted, late: late.signal });
+    try {
+      return await within(writing, ms);
+    } catch (error) {
+      late.abort();
+      this.#parts.log.warn({ sandbox: record.id, error }, 'a warm sandbox could not be claimed');
+      void this.#clearUp(record, wanted.blob, writing);
+      return 'unfit';
+    } finally {
+      held.release();
+    }
+  }
+
+  /**
+   * Of a claim that nobody waits for any more, finds out whether it was made. One that was is of no use to anybody: it has
+   * been given to nobody, and nobody else can have it. Where that can't be found out it is left to its lease.
+   */
+  async #clearUp(record: SandboxRecord, blob: Uint8Array, writing: Promise<unknown>): Promise<void> {
+    await Promise.allSettled([writing]);
+    try {
+      const now = await readRecord(this.#parts.connections, record);
+      if (holds(now, blob)) await this.#parts.remove(record);
+      else this.#taken.delete(record.id);
+    } catch (error) {
+      this.#parts.log.debug({ sandbox: record.id, error }, 'a warm sandbox that does not answer is left to its lease');
+    }
+  }
+
+  #tick(): void {
+    if (this.#closed) return;
+    // On nobody's behalf, whoever's claim has brought it about.
+    const context = { actor: 'pool', requestId: undefined, traceId: undefined, spanId: undefined };
+    this.#ticking ??= withContext(context, () => this.#look())
+      .then(
+        () => (this.#troubled = false),
+        (error: unknown) => this.#tellTrouble(error),
+      )
+      .finally(() => (this.#ticking = undefined))
+      .then(() => {});
+  }
+
+  /** Once, however often it fails in a row. */
+  #tellTrouble(error: unknown): void {
+    const level = this.#troubled ? 'debug' : 'warn';
+    this.#troubled = true;
+    this.#parts.log[level]({ error }, 'could not look after the warm sandboxes; will again');
+  }
+
+  async #look(): Promise<void> {
+    const { inventory, kinds } = this.#parts;
+    if (!inventory.live) return;
+    this.#kinds = await kinds();
+    const there = inventory.now().filter(({ warm, state }) => warm && state === 'running');
+    const ids = new Set(there.map(({ id }) => id));
+    for (const known of [this.#seen, this.#taken, this.#own]) forgetOthers(known, ids);
+    await Promise.all(there.map((record) => this.#lookAfter(record)));
+    if (!this.#closed) this.#filling.makeMissing(this.#kinds);
+  }
+
+  async #lookAfter(record: SandboxRecord): Promise<void> {
+    const { id, pool } = record;
+    if (this.#taken.has(id) || this.#closed) return;
+    const kind = this.#kinds.find(({ key }) => key === pool);
+    if (kind === undefined) {
+      if (this.#own.has(id)) await this.#discard(id);
+      return;
+    }
+    const seen = this.#seen.get(id);
+    if (seen === undefined) return this.#adopt(record);
+    const isSurplus = this.#members(kind.key).length > this.#filling.target(kind);
+    if (seen.renewAt <= performance.now() && !isSurplus) await this.#renew(record, seen.version);
+  }
+
+  /** Takes in one that this manager has made. */
+  async #enter(record: SandboxRecord): Promise<void> {
+    this.#own.add(record.id);
+    this.#parts.inventory.enter(record);
+    await this.#adopt(record);
+  }
+
+  /** Gets to know one, whoever made it. One that turns out to be claimed is helped to its name. */
+  async #adopt(record: SandboxRecord): Promise<void> {
+    try {
+      const { version, blob, taken, leaseLeftMs } = await readRecord(this.#parts.connections, record);
+      const claim = decodeClaim(blob);
+      if (claim !== undefined) {
+        const claimed = claimedAs(this.#parts.inventory.find(record.id) ?? record, claim);
+        this.#parts.inventory.enter(claimed);
+        await this.#rename(claimed);
+      } else if (blob.length === 0 && taken) {
+        // Until it is taken, its maker is at it yet, and would set the lease that a claim has been given.
+        this.#seen.set(record.id, { version, renewAt: renewalOf(leaseLeftMs) });
+      }
+    } catch (error) {
+      this.#parts.log.debug({ sandbox: record.id, error }, 'a warm sandbox does not answer');
+    }
+  }
+
+  async #renew(record: SandboxRecord, version: bigint): Promise<void> {
+    const held = this.#parts.connections.hold(record);
+    try {
+      const renewed = await within(held.channel.setRecord({ version, ttlMs: POOL_LEASE_MS }));
+      this.#seen.set(record.id, { version: renewed.version, renewAt: renewalOf(renewed.leaseLeftMs) });
+    } catch {
+      // Renewed or claimed by somebody else; or gone. Until that is known, it isn't one that is missing.
+      this.#seen.delete(record.id);
+      if (!this.#taken.has(record.id)) await this.#adopt(record);
+    } finally {
+      held.release();
+    }
+  }
+
+  /** Removes one, unless somebody has claimed it: it is taken as if for a claim, and ends by itself if we don't get further. */
+  async #discard(id: string): Promise<void> {
+    const { inventory, connections, remove, log } = this.#parts;
+    const record = inventory.find(id);
+    this.#own.delete(id);
+    if (record?.warm !== true || this.#taken.has(id)) return;
+    this.#taken.add(id);
+    try {
+      const { version, blob } = await readRecord(this.#parts.connections, record);
+      if (blob.length > 0) return void this.#taken.delete(id); // the next look tells who has it
+      const held = connections.hold(record);
+      await within(held.channel.setRecord({ version, ttlMs: 1, blob: DISCARDED })).finally(() => held.release());
+      await remove(record);
+    } catch (error) {
+      log.debug({ sandbox: id, error }, 'a warm sandbox that is no longer needed is left to its lease');
+    }
+  }
+
+  async #rename(claimed: SandboxRecord): Promise<void> {
+    try {
+      await this.#parts.rename(claimed);
+    } catch (error) {
+      this.#parts.log.debug({ sandbox: claimed.id, error }, 'a claimed sandbox has its old name yet');
+    }
+  }
+}
+
+function renewalOf(leaseLeftMs: number | null): number {
+  return performance.now() + (leaseLeftMs === null ? 0 : leaseLeftMs - RENEW_BELOW_MS);
+}
+
+function forgetOthers(
+  known: { keys(): Iterable<string>; delete(id: string): boolean },
+  ids: ReadonlySet<string>,
+): void {
+  for (const id of known.keys()) if (!ids.has(id)) known.delete(id);
+}

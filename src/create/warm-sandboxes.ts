@@ -1,0 +1,225 @@
+import { createHash } from 'node:crypto';
+import { nanoid } from 'nanoid';
+
+import type { Limits } from '../config.js';
+import type { SandboxConnections } from '../connections.js';
+import { throwIfAborted, type Creation } from './creation.js';
+import type { EngineClock } from '../record/engine-clock.js';
+import type { CallOptions, Engine } from '../engine/engine.js';
+import { isSandyardError } from '../errors.js';
+import type { Inventory } from '../fleet/inventory.js';
+import type { Log } from '../log.js';
+import { planSandbox, type SandboxPlan } from './plan.js';
+import type { PoolKind } from './filling.js';
+import { Pool, POOL_LEASE_MS } from './pool.js';
+import type { Claim, MadeFor, SandboxRecord, SandboxTraits } from '../record/record.js';
+import { createOptionsSchema, newSandboxId, parseInput, type CreateOptions } from '../schemas.js';
+import type { Telemetry } from '../telemetry.js';
+
+/** A kind of sandbox that is kept warm, and how many of it. */
+export interface PoolOptions extends Pick<
+  CreateOptions,
+  'image' | 'memoryLimit' | 'cpuLimit' | 'pidsLimit' | 'nofileLimit' | 'network' | 'runtime' | 'user' | 'workdir'
+> {
+  /** How many are ready when nobody asks for any. */
+  readonly size: number;
+  /** How many are kept ready at the most while many are asked for. Default: `size`. */
+  readonly max?: number | undefined;
+}
+
+interface WarmKind extends PoolKind {
+  readonly image: string;
+  readonly traits: SandboxTraits;
+  readonly options: CreateOptions;
+}
+
+interface WarmParts {
+  readonly engine: Engine;
+  readonly inventory: Inventory;
+  readonly connections: SandboxConnections;
+  readonly creation: Creation;
+  readonly clock: EngineClock;
+  readonly log: Log;
+  readonly telemetry: Telemetry;
+  readonly owner: string;
+  readonly image: string;
+  readonly limits: Limits;
+  readonly pools: readonly PoolOptions[];
+  /** Runs `make` when there is room for another sandbox that nobody waits for; `undefined` when there is none. */
+  readonly whenThereIsRoom: <T>(limits: SandboxTraits['limits'], make: () => Promise<T>) => Promise<T | undefined>;
+  readonly remove: (record: SandboxRecord) => Promise<void>;
+  /** Called before it is known that a caller has got one. */
+  readonly claimed: (id: string) => void;
+}
+
+/** The warm sandboxes that a manager keeps, and which of them does for whom. */
+export class WarmSandboxes {
+  readonly #parts: WarmParts;
+  readonly #pool: Pool;
+  readonly #wanted: readonly Omit<WarmKind, 'key'>[];
+  /** Images that are not there, as is known. */
+  readonly #missing = new Set<string>();
+  #kinds: readonly WarmKind[] = [];
+
+  /** Throws `validation_failed` and `limit_exceeded` for options that no sandbox can be made with. */
+  constructor(parts: WarmParts) {
+    const {
+      engine,
+      inventory,
+      connections,
+      log,
+      telemetry,
+      remove,
+      claimed,
+      owner,
+      image: defaultImage,
+      limits,
+    } = parts;
+    this.#parts = parts;
+    this.#wanted = parts.pools.map(({ size, max = size, ...options }) => {
+      const given = parseInput(createOptionsSchema, options, 'pool options');
+      const { image, traits } = planSandbox(given, { id: '', owner, image: defaultImage, limits });
+      return { min: size, max: Math.max(size, max), image, traits, options };
+    });
+    this.#pool = new Pool({
+      inventory,
+      connections,
+      log,
+      telemetry,
+      remove,
+      claimed,
+      kinds: () => this.#findKinds(),
+      make: (kind, signal) => this.#make(kind, signal),
+      rename: (record) => engine.renameContainer(record.containerId, record.name),
+    });
+  }
+
+  get ready(): number {
+    return this.#pool.ready;
+  }
+
+  get filling(): number {
+    return this.#pool.filling;
+  }
+
+  start(): void {
+    if (this.#parts.pools.length > 0) this.#pool.start();
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.close();
+  }
+
+  /** Whether there is a kind that it could be made of. */
+  mayHave(plan: SandboxPlan): boolean {
+    return this.#kindFor(plan) !== undefined;
+  }
+
+  /** A warm sandbox that is made what was planned; `undefined` when there is none that it can be made of. */
+  async take(
+    plan: SandboxPlan,
+    { signal, madeFor }: CallOptions & { madeFor?: MadeFor | undefined },
+  ): Promise<SandboxRecord | undefined> {
+    throwIfAborted(signal);
+    const kind = this.#kindFor(plan);
+    if (kind === undefined) return undefined;
+    const { limits, ttlMs, idleTimeoutMs, onExpiry, wakeOnUse, metadata } = plan.traits;
+    const claim: Claim = {
+      limits,
+      ttlMs,
+      idleTimeoutMs,
+      onExpiry,
+      wakeOnUse,
+      metadata,
+      projectName: plan.projectName,
+      env: plan.env,
+      maxLifetimeMs: plan.maxLifetimeMs,
+      createdAt: new Date(),
+      agesFrom: this.#parts.clock.now(),
+      madeFor: madeFor ?? null,
+      token: nanoid(),
+    };
+    const record = await this.#pool.claim(kind.key, claim);
+    if (record === undefined) return undefined;
+    const fits = sameLimits(kind.traits, plan.traits) || (await this.#resize(record));
+    if (fits && signal?.aborted !== true) return record;
+    await this.#remove(record);
+    throwIfAborted(signal);
+    return undefined;
+  }
+
+  async #resize(record: SandboxRecord): Promise<boolean> {
+    const { engine, log } = this.#parts;
+    try {
+      await engine.updateContainer(record.containerId, record.limits);
+      return true;
+    } catch (error) {
+      log.warn({ sandbox: record.id, error }, 'a warm sandbox could not be given other limits, and is removed');
+      return false;
+    }
+  }
+
+  /** One that was claimed, and that nobody gets. */
+  async #remove(record: SandboxRecord): Promise<void> {
+    const { remove, log } = this.#parts;
+    try {
+      await remove(record);
+    } catch (error) {
+      log.error({ sandbox: record.id, error }, 'could not remove a claimed sandbox that nobody has; its lease will');
+    }
+  }
+
+  #kindFor({ image, traits, hasOwnLabels }: SandboxPlan): WarmKind | undefined {
+    if (hasOwnLabels) return undefined; // labels can't be given later
+    const fit = this.#kinds.filter((kind) => kind.image === image && immutable(kind.traits) === immutable(traits));
+    return fit.find((kind) => sameLimits(kind.traits, traits)) ?? fit[0];
+  }
+
+  /** Looks at the images anew: what is now another image makes another kind. One without its image is none now. */
+  async #findKinds(): Promise<readonly WarmKind[]> {
+    const found = await Promise.all(this.#wanted.map((kind) => this.#findKind(kind)));
+    this.#kinds = found.filter((kind) => kind !== undefined);
+    return this.#kinds;
+  }
+
+  async #findKind(wanted: Omit<WarmKind, 'key'>): Promise<WarmKind | undefined> {
+    const { engine, log } = this.#parts;
+    const { image, traits } = wanted;
+    try {
+      const { id } = await engine.inspectImage(image);
+      this.#missing.delete(image);
+      return { ...wanted, key: hash([id, immutable(traits), traits.limits]) };
+    } catch (error) {
+      if (!isSandyardError(error, 'image_not_found')) throw error;
+      if (!this.#missing.has(image))
+        log.warn({ image, error }, 'no sandboxes are kept warm of an image that is not there');
+      this.#missing.add(image);
+      return undefined;
+    }
+  }
+
+  #make({ key }: PoolKind, signal: AbortSignal): Promise<SandboxRecord | undefined> {
+    const kind = this.#kinds.find((found) => found.key === key);
+    if (kind === undefined) return Promise.resolve(undefined);
+    const { owner, limits, image, creation, whenThereIsRoom } = this.#parts;
+    const given = parseInput(createOptionsSchema, { ...kind.options, ttlMs: POOL_LEASE_MS }, 'pool options');
+    const wide = { ...limits, maxLifetimeMs: Math.max(limits.maxLifetimeMs, POOL_LEASE_MS) };
+    const plan = planSandbox(given, { id: newSandboxId(), owner, image, limits: wide, pool: key });
+    return whenThereIsRoom(plan.traits.limits, () => creation.make(plan, signal));
+  }
+}
+
+/** What of a sandbox can't be changed when it is claimed. */
+function immutable({ network, workdir, user, runtime, limits: { nofile } }: SandboxTraits): string {
+  return JSON.stringify([network, workdir, user, runtime, nofile]);
+}
+
+function sameLimits(a: SandboxTraits, b: SandboxTraits): boolean {
+  return (
+    a.limits.memoryBytes === b.limits.memoryBytes && a.limits.cpus === b.limits.cpus && a.limits.pids === b.limits.pids
+  );
+}
+
+function hash(value: unknown): string {
+  return createHash('sha256').update(JSON.stringify(value)).digest('hex').slice(0, 16);
+}

@@ -1,0 +1,166 @@
+import { RemoteError, type RemoteRecord } from '../channel/messages.js';
+import { parseRecordFile } from '../channel/record-file.js';
+import type { SandboxConnections } from '../connections.js';
+import type { Engine } from '../engine/engine.js';
+import { isSandyardError, SandyardError, type ErrorCode } from '../errors.js';
+import type { KnownLeases } from '../record/leases.js';
+import type { Log } from '../log.js';
+import type { HeldChannel } from '../process/remote-run.js';
+import { giveUpOn } from '../process/giving-up.js';
+import { decodeClaim, type Claim, type SandboxRecord } from '../record/record.js';
+
+/** Where the warden keeps the record: see `warden/PROTOCOL.md`. */
+const RECORD_PATH = '/var/lib/sandyard/record';
+const MAX_RECORD_BYTES = 40 * 1024;
+
+const EAGAIN = 11;
+const ETIME = 62;
+
+/** Faults of the way into a sandbox, without which the engine can still tell what it is. */
+const UNREACHABLE: readonly ErrorCode[] = [
+  'wrong_state',
+  'sandbox_died',
+  'channel_failed',
+  'engine_error',
+  'engine_timeout',
+];
+
+interface RecordsParts {
+  readonly engine: Engine;
+  readonly connections: SandboxConnections;
+  readonly leases: KnownLeases;
+  readonly log: Log;
+}
+
+/** The records that sandboxes keep themselves: their leases, and what warm ones were claimed as. */
+export class Records {
+  readonly #parts: RecordsParts;
+
+  constructor(parts: RecordsParts) {
+    this.#parts = parts;
+  }
+
+  /** Asks the warden of a sandbox that runs. */
+  async ask<Answer>(
+    record: SandboxRecord,
+    act: (held: HeldChannel) => Promise<Answer>,
+    signal?: AbortSignal,
+  ): Promise<Answer> {
+    const held = this.#parts.connections.hold(record);
+    const answer = act(held).finally(() => held.release());
+    try {
+      return await (signal === undefined ? answer : giveUpOn(answer, signal));
+    } catch (error) {
+      throw translateRecord(error, record.id);
+    }
+  }
+
+  /** Notes the lease as the sandbox has it now. Where that can't be had, what was last seen stands. */
+  async see(record: SandboxRecord, signal?: AbortSignal): Promise<void> {
+    try {
+      const { leaseLeftMs } = await this.ask(record, ({ channel }) => channel.record(), signal);
+      if (leaseLeftMs !== null) this.#parts.leases.see(record, leaseLeftMs);
+    } catch (error) {
+      if (!UNREACHABLE.some((code) => isSandyardError(error, code))) throw error;
+      this.#parts.log.warn({ sandbox: record.id, error }, 'could not read the lease of a running sandbox');
+    }
+  }
+
+  /** Has the lease end `ttlMs` from now, and returns when that is. */
+  async renew(record: SandboxRecord, ttlMs: number, signal?: AbortSignal): Promise<Date> {
+    const { leaseLeftMs } = await this.ask(record, ({ channel }) => channel.setRecord({ ttlMs }), signal);
+    return this.#parts.leases.renew(record.id, leaseLeftMs ?? ttlMs);
+  }
+
+  /** Gives one whose lease has ended, and that runs all the same, the lease that it gets when it is started. */
+  async revive(record: SandboxRecord, signal?: AbortSignal): Promise<void> {
+    const revived = async ({ channel }: HeldChannel) => {
+      const { leaseLeftMs, renewMs, version } = await channel.record();
+      if (leaseLeftMs !== 0) return undefined;
+      const ttlMs = renewMs ?? record.ttlMs;
+      try {
+        return (await channel.setRecord({ version, ttlMs })).leaseLeftMs ?? ttlMs;
+      } catch (error) {
+        if (error instanceof RemoteError && error.errno === EAGAIN) return undefined; // somebody else has
+        throw error;
+      }
+    };
+    const leftMs = await this.ask(record, revived, signal);
+    if (leftMs !== undefined) this.#parts.leases.renew(record.id, leftMs);
+  }
+
+  /** Whether the lease or idle timeout of one that runs has ended, so that it is to be paused. */
+  async hasEnded(record: SandboxRecord): Promise<boolean> {
+    const { leaseLeftMs }: RemoteRecord = await this.ask(record, ({ channel }) => channel.record());
+    if (leaseLeftMs !== null) this.#parts.leases.see(record, leaseLeftMs);
+    return leaseLeftMs === 0;
+  }
+
+  /** When the lease of one that can't be asked ends, by its record; `undefined` where it has none that can be read. */
+  async readLeaseEnd(record: SandboxRecord): Promise<Date | undefined> {
+    return (await this.#readFile(record))?.leaseEndsAt ?? undefined;
+  }
+
+  /** What a warm sandbox was claimed as; `undefined` when nobody has claimed it. */
+  async readClaim(record: SandboxRecord): Promise<Claim | undefined> {
+    const found = await this.#read(record);
+    try {
+      return found && decodeClaim(found.blob);
+    } catch (error) {
+      throw unreadable(record, error);
+    }
+  }
+
+  /** Whether it was ever given to anybody: what was not ends by itself, minutes after it was made. */
+  async isTaken(record: SandboxRecord): Promise<boolean> {
+    if (record.state === 'created') return false;
+    try {
+      return (await this.#read(record))?.taken ?? false;
+    } catch (error) {
+      if (isSandyardError(error, 'sandbox_not_found')) return false;
+      throw error;
+    }
+  }
+
+  async #read(record: SandboxRecord): Promise<Pick<RemoteRecord, 'blob' | 'taken'> | undefined> {
+    if (record.state !== 'running') return this.#readFile(record);
+    try {
+      return await this.ask(record, ({ channel }) => channel.record());
+    } catch (error) {
+      if (!isSandyardError(error, 'wrong_state')) throw error;
+      return this.#readFile(record); // stopped or paused since
+    }
+  }
+
+  async #readFile(record: SandboxRecord) {
+    const { engine } = this.#parts;
+    const found = await engine.readContainerFile(record.containerId, RECORD_PATH, { maxBytes: MAX_RECORD_BYTES });
+    if (found === undefined) return undefined;
+    const file = parseRecordFile(found);
+    if (file !== undefined) return file;
+    // It may well have been claimed: what isn't known must not count as nothing.
+    throw unreadable(record);
+  }
+}
+
+function unreadable({ containerId }: SandboxRecord, cause?: unknown): SandyardError {
+  return new SandyardError('engine_error', `The record of the container ${containerId} can't be read.`, {
+    hint: 'It was made by another version of Sandyard, or is damaged. Remove it by hand when you need it no more.',
+    ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+/** An answer about a record, as a SandyardError; any other error as it is. */
+export function translateRecord(error: unknown, id: string): unknown {
+  if (!(error instanceof RemoteError)) return error;
+  if (error.errno === ETIME) {
+    return new SandyardError('wrong_state', `The lease of the sandbox ${id} has ended, and it is being paused.`, {
+      hint: 'Start it: that gives it a new lease.',
+      cause: error,
+    });
+  }
+  return new SandyardError('engine_error', `The sandbox ${id} could not do that with its record: ${error.text}.`, {
+    hint: 'Its disk, or its memory, may be full.',
+    cause: error,
+  });
+}

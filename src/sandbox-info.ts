@@ -1,0 +1,59 @@
+import type { OnExpiry } from './channel/messages.js';
+import type { ContainerDetails, ContainerState } from './engine/engine.js';
+import { endedByLease } from './record/expiry.js';
+import type { SandboxRecord } from './record/record.js';
+
+export interface SandboxInfo {
+  readonly id: string;
+  /** The container's name, `sandyard-ID`. */
+  readonly name: string;
+  readonly containerId: string;
+  readonly projectName: string | null;
+  readonly state: ContainerState;
+  readonly image: string;
+  readonly owner: string;
+  readonly createdAt: Date;
+  /** When its lease runs out, unless it is renewed. In a list: as this manager has last seen it. */
+  readonly expiresAt: Date;
+  /** `null` where it never ran, and in a list, which doesn't inspect each; as the two that follow. */
+  readonly startedAt: Date | null;
+  readonly finishedAt: Date | null;
+  readonly exitCode: number | null;
+  /** Whether it was its lease or its idle timeout that ended it; `null` where it was neither, as far as is known. */
+  readonly endedBy: 'lease_expired' | 'idle' | null;
+  readonly ttlMs: number;
+  readonly idleTimeoutMs: number | null;
+  readonly maxLifetimeMs: number;
+  readonly onExpiry: OnExpiry;
+  readonly wakeOnUse: boolean;
+  readonly limits: {
+    readonly memoryBytes: number;
+    readonly cpus: number;
+    readonly pids: number;
+    readonly nofile: number;
+  };
+  readonly network: 'none' | 'bridge';
+  readonly workdir: string;
+  readonly user: string;
+  /** The engine's runtime that was asked for; `null` for its default. */
+  readonly runtime: string | null;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/** What is shown of a sandbox; without `details`, as a list knows it. */
+export function toInfo(
+  record: SandboxRecord,
+  { expiresAt, details }: { expiresAt: Date; details?: ContainerDetails },
+): SandboxInfo {
+  const { agesFrom: _age, pool: _pool, warm: _warm, env: _env, madeFor: _request, ...shown } = record;
+  const exitCode = details?.state === 'exited' ? details.exitCode : null;
+  return {
+    ...shown,
+    state: details?.state ?? record.state,
+    expiresAt,
+    startedAt: details?.startedAt ?? null,
+    finishedAt: details?.finishedAt ?? null,
+    exitCode,
+    endedBy: exitCode === null ? null : (endedByLease(exitCode) ?? null),
+  };
+}

@@ -1,0 +1,193 @@
+import { z } from 'zod';
+
+import { fields, parseDuration, parseSize } from './schemas.js';
+
+/*
+ * The variables of the environment. Each is described once, here: its schema parses it, and its text goes into
+ * `.env.example`, which a test compares with this table. Whose they are and what they become is in config.ts.
+ */
+
+const duration = z.string().transform((value, context) => {
+  const ms = parseDuration(value);
+  if (ms !== undefined && ms >= 1000) return ms;
+  context.addIssue({ code: 'custom', message: 'must be a duration of a second or more, such as "90s", "30m" or "2h"' });
+  return z.NEVER;
+});
+
+/** Unlike what a sandbox gets, it may be none. */
+const amount = z.string().transform((value, context) => {
+  const bytes = parseSize(value);
+  if (bytes !== undefined) return bytes;
+  context.addIssue({ code: 'custom', message: 'must be a size such as "512m" or "1g", or 0' });
+  return z.NEVER;
+});
+
+const integer = (min: number, max: number) =>
+  z.string().regex(/^\d+$/, 'must be a whole number').transform(Number).pipe(z.number().min(min).max(max));
+
+const list = z.string().transform((value) =>
+  value
+    .split(',')
+    .map((item) => item.trim())
+    .filter((item) => item !== ''),
+);
+
+const webhookUrls = list.refine(
+  (urls) => urls.every(isWebhookUrl),
+  'must be http or https URLs, comma-separated, without user and password',
+);
+
+function isWebhookUrl(value: string): boolean {
+  if (!URL.canParse(value)) return false;
+  const { protocol, username, password } = new URL(value);
+  return /^https?:$/.test(protocol) && username === '' && password === '';
+}
+
+/** What the Standard Webhooks specification demands of a key, in bytes. */
+export const MIN_WEBHOOK_SECRET = 24;
+
+/** As that specification writes it: "whsec_" and base64. Any other text is the key itself. `undefined` where it is none. */
+export function toWebhookKey(secret: string): Uint8Array | undefined {
+  const base64 = /^whsec_(.*)$/s.exec(secret)?.[1];
+  if (base64 !== undefined && !/^[A-Za-z0-9+/]+={0,2}$/.test(base64)) return undefined;
+  const key = base64 === undefined ? Buffer.from(secret) : Buffer.from(base64, 'base64');
+  return key.length < MIN_WEBHOOK_SECRET ? undefined : key;
+}
+
+/** Name, schema, default as it would be written, and one line for `.env.example`. */
+export const VARIABLES = {
+  HOST: variable(z.string(), '127.0.0.1', 'Address to bind to. Anything but loopback needs a token.'),
+  PORT: variable(integer(0, 65_535), '8888', 'Port to listen on; 0 takes a free one.'),
+  SANDBOX_TOKEN: variable(
+    z.string().min(16, 'must have at least 16 characters'),
+    undefined,
+    'Bearer token that every request must carry.',
+  ),
+  SANDBOX_TOKEN_FILE: variable(z.string(), undefined, 'File that holds the token, instead of SANDBOX_TOKEN.'),
+  SANDBOX_ALLOWED_HOSTS: variable(
+    list,
+    undefined,
+    'Host names, comma-separated, that a request may be addressed to besides loopback ones.',
+  ),
+  SANDBOX_OWNER: variable(
+    z.string().regex(/^[a-z0-9][a-z0-9._-]{0,62}$/, 'must be lower-case letters, digits and "._-"'),
+    'default',
+    'Whose sandboxes these are; a manager sees and removes only its own.',
+  ),
+  SANDBOX_IMAGE: variable(
+    fields.image,
+    'sandyard-sandbox:latest',
+    'Image that sandboxes run unless a request names one.',
+  ),
+  SANDBOX_MEMORY: variable(fields.memoryLimit, '1g', 'Memory of a sandbox unless a request says otherwise.'),
+  SANDBOX_MAX_MEMORY: variable(fields.memoryLimit, '8g', 'The most memory that a request may ask for.'),
+  SANDBOX_CPUS: variable(fields.cpuLimit, '1', 'CPUs of a sandbox unless a request says otherwise.'),
+  SANDBOX_MAX_CPUS: variable(fields.cpuLimit, '8', 'The most CPUs that a request may ask for.'),
+  SANDBOX_PIDS: variable(integer(8, 1_000_000), '256', 'Processes of a sandbox unless a request says otherwise.'),
+  SANDBOX_MAX_PIDS: variable(integer(8, 1_000_000), '4096', 'The most processes that a request may ask for.'),
+  SANDBOX_NOFILE: variable(integer(64, 1_048_576), '4096', 'Open files per process unless a request says otherwise.'),
+  SANDBOX_MAX_NOFILE: variable(
+    integer(64, 1_048_576),
+    '65536',
+    'The most open files per process that a request may ask for.',
+  ),
+  SANDBOX_MAX_SANDBOXES: variable(
+    integer(1, 100_000),
+    undefined,
+    'The most sandboxes that the owner may have at once; no ceiling unless it is set.',
+  ),
+  SANDBOX_MAX_TOTAL_MEMORY: variable(
+    fields.memoryLimit,
+    undefined,
+    "The most memory of all the owner's sandboxes together, by their limits; no ceiling unless it is set.",
+  ),
+  SANDBOX_MAX_TOTAL_CPUS: variable(
+    fields.cpuLimit,
+    undefined,
+    "The most CPUs of all the owner's sandboxes together, by their limits; no ceiling unless it is set.",
+  ),
+  SANDBOX_MAX_TOTAL_PIDS: variable(
+    integer(8, 100_000_000),
+    undefined,
+    "The most processes of all the owner's sandboxes together, by their limits; no ceiling unless it is set.",
+  ),
+  SANDBOX_CREATE_CONCURRENCY: variable(integer(1, 64), '4', 'How many sandboxes are made at once; others wait.'),
+  SANDBOX_CREATE_QUEUE: variable(
+    integer(0, 10_000),
+    '64',
+    'How many may wait to be made; a request beyond that is refused.',
+  ),
+  SANDBOX_KEEP_FREE_MEMORY: variable(
+    amount,
+    '512m',
+    "Memory of the engine's machine that must stay free; nothing is made below that.",
+  ),
+  SANDBOX_KEEP_FREE_DISK: variable(
+    amount,
+    '1g',
+    "Disk of the engine's machine that must stay free; nothing is made below that.",
+  ),
+  SANDBOX_POOL_SIZE: variable(integer(0, 1000), '0', 'How many sandboxes are kept ready before anybody asks.'),
+  SANDBOX_POOL_MAX: variable(
+    integer(0, 1000),
+    undefined,
+    'How many are kept ready at the most, while many are asked for; the size when it is not set.',
+  ),
+  SANDBOX_TTL: variable(duration, '1h', 'Lease of a sandbox unless a request says otherwise.'),
+  SANDBOX_MAX_LIFETIME: variable(
+    duration,
+    '24h',
+    'How long a sandbox may live at the most, however often it is renewed.',
+  ),
+  SANDBOX_STOPPED_RETENTION: variable(duration, '24h', 'How long a stopped sandbox is kept.'),
+  SANDBOX_REAPER_SCHEDULE: variable(
+    z.string(),
+    '*/30 * * * * *',
+    'When the reaper runs, as a cron expression (seconds first).',
+  ),
+  SANDBOX_REAPER_DRY_RUN: variable(
+    z.enum(['true', 'false']).transform((value) => value === 'true'),
+    'false',
+    'Whether the reaper only says what it would remove.',
+  ),
+  SANDBOX_EXEC_TIMEOUT: variable(duration, '5m', 'How long a command may run unless a request says otherwise.'),
+  SANDBOX_MAX_UPLOAD: variable(
+    fields.memoryLimit,
+    '2g',
+    'The largest file or archive that can be sent in one request.',
+  ),
+  SANDBOX_WEBHOOK_URLS: variable(
+    webhookUrls,
+    undefined,
+    'URLs, comma-separated, that each event of a sandbox is sent to.',
+  ),
+  SANDBOX_WEBHOOK_SECRET: variable(
+    z.string().min(MIN_WEBHOOK_SECRET, 'must have at least 24 characters'),
+    undefined,
+    'What webhooks are signed with, by the Standard Webhooks specification: "whsec_" and base64, or any text.',
+  ),
+  SANDBOX_WEBHOOK_SECRET_FILE: variable(
+    z.string(),
+    undefined,
+    'File that holds that secret, instead of SANDBOX_WEBHOOK_SECRET.',
+  ),
+  SANDBOX_LOG_LEVEL: variable(
+    z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
+    'info',
+    'How much is logged.',
+  ),
+} as const;
+
+interface Variable<Schema extends z.ZodType> {
+  readonly schema: Schema;
+  readonly fallback: string | undefined;
+  readonly text: string;
+}
+
+function variable<Schema extends z.ZodType>(
+  schema: Schema,
+  fallback: string | undefined,
+  text: string,
+): Variable<Schema> {
+  return { schema, fallback, text };
+}

@@ -1,0 +1,108 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+
+import type { Sandbox, SandboxManager } from '../../src/index.js';
+import { createByHand, execByHand } from './by-hand.js';
+import { interleave, timed, type Samples } from './measure.js';
+import { openManager, type Bench, type Row } from './row.js';
+
+const POOL_SIZE = 20;
+
+/** Sandboxes that were made before anybody asked. By hand there is no such thing: whoever asks waits for the engine. */
+export const poolRows: readonly Row[] = [
+  {
+    name: 'create-warm',
+    title: 'create (warm)',
+    unit: 'ms',
+    bar: { kind: 'faster', value: 60 },
+    measure: (bench) =>
+      withPool(bench, (manager) => {
+        const pair = {
+          ours: () => claim(manager, () => Promise.resolve()),
+          async byHand() {
+            const start = performance.now();
+            const container = await createByHand(bench.docker, bench.byHand);
+            const ms = performance.now() - start;
+            await container.remove({ force: true });
+            return ms;
+          },
+        };
+        return interleave(pair, { rounds: bench.quick ? 5 : 30, warmUpCalls: 20 });
+      }),
+  },
+  {
+    name: 'create-warm-output',
+    title: 'create (warm) to the first output',
+    unit: 'ms',
+    bar: { kind: 'faster', value: 60 },
+    measure: (bench) =>
+      withPool(bench, (manager) => {
+        const pair = {
+          ours: () => claim(manager, (sandbox) => sandbox.exec(['echo', 'ready'])),
+          async byHand() {
+            const start = performance.now();
+            const container = await createByHand(bench.docker, bench.byHand);
+            await execByHand(container, ['echo', 'ready']);
+            const ms = performance.now() - start;
+            await container.remove({ force: true });
+            return ms;
+          },
+        };
+        return interleave(pair, { rounds: bench.quick ? 5 : 30, warmUpCalls: 20 });
+      }),
+  },
+  {
+    name: 'claims-20',
+    title: '20 claims at once, by two managers',
+    unit: 'ms',
+    bar: { kind: 'faster', value: 60 },
+    measure: (bench) =>
+      withPool(bench, async (manager) => {
+        await using other = await openManager(bench, { pool: { size: POOL_SIZE } });
+        const each = Array.from({ length: POOL_SIZE / 2 });
+        const pair = {
+          async ours() {
+            await Promise.all([whenFull(manager), whenFull(other)]);
+            const start = performance.now();
+            const made = await Promise.all(each.flatMap(() => [manager.create(), other.create()]));
+            const ms = performance.now() - start;
+            await Promise.all(made.map((sandbox) => sandbox.destroy()));
+            return ms;
+          },
+          async byHand() {
+            await Promise.all([whenFull(manager), whenFull(other)]);
+            const start = performance.now();
+            const made = await Promise.all([...each, ...each].map(() => createByHand(bench.docker, bench.byHand)));
+            const ms = performance.now() - start;
+            await Promise.all(made.map((container) => container.remove({ force: true })));
+            return ms;
+          },
+        };
+        return interleave(pair, { rounds: bench.quick ? 2 : 10, warmUps: 0 });
+      }),
+  },
+];
+
+async function withPool(bench: Bench, measure: (manager: SandboxManager) => Promise<Samples>): Promise<Samples> {
+  await using manager = await openManager(bench, { pool: { size: POOL_SIZE } });
+  return await measure(manager);
+}
+
+/** How long it takes to have one, with a full pool and nothing else going on. */
+async function claim(manager: SandboxManager, use: (sandbox: Sandbox) => Promise<unknown>): Promise<number> {
+  await whenFull(manager);
+  let sandbox: Sandbox | undefined;
+  const ms = await timed(async () => {
+    sandbox = await manager.create();
+    await use(sandbox);
+  });
+  await sandbox?.destroy();
+  return ms;
+}
+
+async function whenFull(manager: SandboxManager): Promise<void> {
+  for (;;) {
+    const { pool } = await manager.gauges();
+    if (pool.ready >= POOL_SIZE && pool.filling === 0) return;
+    await sleep(20);
+  }
+}

@@ -1,0 +1,130 @@
+import { expect, it, vi } from 'vitest';
+
+import { FrameType } from '../../../src/channel/wire.js';
+import { Creation } from '../../../src/create/creation.js';
+import { planSandbox } from '../../../src/create/plan.js';
+import { readManagerDefaults } from '../../../src/config.js';
+import { SandyardError } from '../../../src/errors.js';
+import { claimedAs } from '../../../src/record/record.js';
+import { settleable } from '../../../src/settleable.js';
+import { WardenDelivery } from '../../../src/warden.js';
+import type { FakeContainer } from '../../fixtures/fake-engine.js';
+import { claimOf, makeFleet, settle } from '../../fixtures/fake-fleet.js';
+import { answer } from '../../fixtures/warden-wire.js';
+
+function world() {
+  const fleet = makeFleet();
+  const checkOpen = vi.fn();
+  const warden = new WardenDelivery(fleet.engine, 'sandyard-sandbox:latest');
+  const creation = new Creation({ ...fleet, warden, checkOpen });
+  const { image, limits } = readManagerDefaults({});
+  const plan = (pool?: string) => planSandbox({}, { id: 'a', owner: 'me', image, limits, pool });
+  return { ...fleet, creation, plan, checkOpen };
+}
+
+/** Has the warden answer nothing of that type, or with that errno. */
+function mute({ warden }: FakeContainer, type: number, errno?: number): void {
+  warden.intercept = (frame, tunnel) => {
+    if (frame.type !== type) return false;
+    if (errno !== undefined) tunnel.send(answer.error(frame.stream, { errno, stage: 0, text: 'full' }));
+    return true;
+  };
+}
+
+it.each([undefined, 'pool'])('gives it its lease before it is answered: for %s', async (pool) => {
+  const { creation, plan, engine } = world();
+  const record = await creation.make(plan(pool));
+  const { warden } = engine.find(record.containerId);
+  expect(warden.record.taken).toBe(true);
+  expect((warden.record.leaseEndsAt ?? 0) - Date.now()).toBeGreaterThan(3_590_000);
+});
+
+it('answers whoever gives up at once, also while the warden does not', async () => {
+  const { creation, plan, engine } = world();
+  engine.after.startContainer = (name) => mute(engine.find(name), FrameType.recordSet);
+  const caller = new AbortController();
+  const making = creation.make(plan(), caller.signal).catch((error: unknown) => error);
+  await settle();
+  caller.abort();
+  expect(await making).toMatchObject({ code: 'aborted' });
+  expect(engine.containers.size).toBe(0);
+});
+
+it('tells what the warden refuses as an error of ours', async () => {
+  const { creation, plan, engine } = world();
+  engine.after.startContainer = (name) => mute(engine.find(name), FrameType.recordSet, 28);
+  await expect(creation.make(plan())).rejects.toMatchObject({ name: 'SandyardError', code: 'engine_error' });
+  expect(engine.containers.size).toBe(0);
+});
+
+it('does not set the lease of a warm one, by which it can be claimed, before all else is done', async () => {
+  const { creation, plan, engine, checkOpen } = world();
+  const verified = settleable<void>();
+  engine.before.verifyContainer = () => verified.promise;
+  const making = creation.make(plan('pool'));
+  await settle();
+  const [container] = engine.containers.values();
+  expect(container?.warden.count('recordSet')).toBe(0);
+  verified.resolve(undefined);
+  await making;
+  expect(checkOpen).toHaveBeenCalledOnce();
+  expect(container?.warden.count('recordSet')).toBe(1);
+});
+
+it.each([
+  ['its caller gives up', (abort: AbortController) => abort.abort()],
+  [
+    'the manager is closed',
+    (_: AbortController, checkOpen: ReturnType<typeof vi.fn>) => checkOpen.mockImplementation(thrown),
+  ],
+])('never removes a warm one that somebody has claimed when %s', async (_, giveUp) => {
+  const { creation, plan, engine, checkOpen } = world();
+  const caller = new AbortController();
+  engine.after.startContainer = (name) => {
+    const container = engine.find(name);
+    container.warden.intercept = ({ type }) => {
+      if (type !== FrameType.recordSet) return false;
+      // As soon as it can be had another manager has it.
+      container.warden.record.blob = Buffer.from(JSON.stringify(claimOf()));
+      giveUp(caller, checkOpen);
+      return false;
+    };
+  };
+  await creation.make(plan('pool'), caller.signal).catch(() => {});
+  expect(engine.containers.size).toBe(1);
+});
+
+function thrown(): never {
+  throw new SandyardError('manager_closed', 'Closed.');
+}
+
+it.each([
+  ['gives up', new SandyardError('engine_timeout', 'Late.')],
+  ['fails', new SandyardError('channel_failed', 'Odd.')],
+])(
+  'leaves a warm one whose lease may have been set when the way to it %s',
+  async (_, error) => {
+    const { creation, plan, engine, log } = world();
+    engine.before.openTunnel = () => {
+      throw error;
+    };
+    await expect(creation.make(plan('pool'))).rejects.toMatchObject({ name: 'SandyardError' });
+    expect(engine.containers.size).toBe(1);
+    expect(log.warn).toHaveBeenCalledOnce();
+  },
+  20_000,
+);
+
+it('removes a warm one that is not what it should be, and that nobody can have yet', async () => {
+  const { creation, plan, engine } = world();
+  engine.before.verifyContainer = thrown;
+  await expect(creation.make(plan('pool'))).rejects.toMatchObject({ code: 'manager_closed' });
+  expect(engine.containers.size).toBe(0);
+});
+
+it('makes a record that a claim goes over', async () => {
+  const { creation, plan } = world();
+  const record = await creation.make(plan('pool'));
+  expect(record).toMatchObject({ warm: true, pool: 'pool', name: 'sandyard-pool-a', state: 'running' });
+  expect(claimedAs(record, claimOf())).toMatchObject({ warm: false, name: 'sandyard-a', env: { A: 'b' } });
+});

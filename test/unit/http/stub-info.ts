@@ -1,0 +1,64 @@
+import type { CreateOptions, SandboxInfo, SandboxStats } from '../../../src/index.js';
+import { endedByLease } from '../../../src/record/expiry.js';
+
+const at = new Date('2026-01-01T00:00:00Z');
+
+/** What the sandboxes of the stub say of themselves. */
+export const STATS: SandboxStats = {
+  memoryBytes: 1000,
+  memoryLimitBytes: 2000,
+  cpuSeconds: 1.5,
+  pids: 3,
+  networkReceivedBytes: 0,
+  networkSentBytes: 0,
+  oomKills: 2,
+  at,
+};
+
+export const SAMPLE = {
+  at,
+  memoryBytes: 1000,
+  cpuSeconds: 1.5,
+  processes: 3,
+  networkReceivedBytes: 4,
+  networkSentBytes: 5,
+};
+
+export function makeInfo(id: string, options: CreateOptions): SandboxInfo {
+  return {
+    id,
+    name: `sandyard-${id}`,
+    containerId: 'c'.repeat(64),
+    projectName: options.projectName ?? null,
+    state: 'running',
+    image: options.image ?? 'sandyard-sandbox:latest',
+    owner: 'default',
+    createdAt: new Date('2026-01-01T00:00:00Z'),
+    expiresAt: new Date('2026-01-01T01:00:00Z'),
+    startedAt: new Date('2026-01-01T00:00:01Z'),
+    finishedAt: null,
+    exitCode: null,
+    endedBy: null,
+    ttlMs: options.ttlMs ?? 3_600_000,
+    idleTimeoutMs: options.idleTimeoutMs ?? null,
+    maxLifetimeMs: options.maxLifetimeMs ?? 86_400_000,
+    onExpiry: options.onExpiry ?? 'destroy',
+    wakeOnUse: options.wakeOnUse ?? false,
+    limits: {
+      memoryBytes: Number(options.memoryLimit ?? 1024 ** 3),
+      cpus: Number(options.cpuLimit ?? 1),
+      pids: 256,
+      nofile: 4096,
+    },
+    network: options.network ?? 'none',
+    workdir: '/workspace',
+    user: 'sandbox',
+    runtime: options.runtime ?? null,
+    metadata: options.metadata ?? {},
+  };
+}
+
+/** With what its exit code says of why it ended. */
+export function withReason(info: SandboxInfo): SandboxInfo {
+  return { ...info, endedBy: (info.exitCode !== null && endedByLease(info.exitCode)) || null };
+}
