@@ -12,6 +12,7 @@ import { isSandyardError, SandyardError } from './errors.js';
 import { endedByLease } from './record/expiry.js';
 import { Inventory, type InventoryChange } from './fleet/inventory.js';
 import { KnownLeases } from './record/leases.js';
+import { Pausing } from './fleet/pausing.js';
 import { LifecycleEvents, type EventsOptions, type LifecycleEvent } from './fleet/lifecycle.js';
 import { listPage } from './fleet/listing.js';
 import { silentLog, type Log } from './log.js';
@@ -99,15 +100,17 @@ export class SandboxManager implements AsyncDisposable {
         leases.keepOnly(ids);
       },
     });
+    const isOurs = (id: string) => this.#making.has(id);
+    const pausing = new Pausing({ engine, records, leases, lifecycle, isOurs });
     this.#engine = engine;
-    this.#context = { engine, connections, records, leases, inventory, lifecycle, clock, limits, telemetry };
+    this.#context = { engine, connections, pausing, records, leases, inventory, lifecycle, clock, limits, telemetry };
     const directory = new SandboxDirectory({ engine, inventory, connections, records, owner, log });
     this.#directory = directory;
     const room = new MachineRoom({ inventory, connections });
     this.#admission = new Admission({
       ...defaults.admission,
       ...options.admission,
-      used: (except) => directory.used(except, (id) => this.#making.has(id)),
+      used: (except) => directory.used(except, isOurs),
       room: () => room.read(),
     });
     const checkOpen = () => this.#checkOpen();
@@ -126,6 +129,7 @@ export class SandboxManager implements AsyncDisposable {
       admission: this.#admission,
       warm: this.#warm,
       all: (call) => directory.all(call),
+      readClaim: (record) => this.#readClaim(record),
       isTaken: (record) => records.isTaken(record),
     });
     const reaper = options.reaper === false ? undefined : (options.reaper ?? {});
@@ -141,7 +145,7 @@ export class SandboxManager implements AsyncDisposable {
       readLeaseEnd: (record) => records.readLeaseEnd(record),
       readClaim: (record) => this.#readClaim(record),
       outageOf: (record) => inventory.outageOf(record),
-      pauseExpired: (record) => this.#pauseExpired(record),
+      pauseExpired: (record) => pausing.pauseExpired(record),
       removing: ({ id }, reason) => lifecycle.intend(id, reason, ['stopped', 'destroyed']),
       removed: ({ id }) => this.#forget(id),
     });
@@ -356,13 +360,6 @@ export class SandboxManager implements AsyncDisposable {
       inventory.enter(claimed);
     }
     return claim;
-  }
-
-  async #pauseExpired(record: SandboxRecord): Promise<boolean> {
-    if (!(await this.#context.records.hasEnded(record))) return false;
-    this.#context.lifecycle.intend(record.id, 'lease_expired', ['paused']);
-    await this.#engine.pauseContainer(record.containerId);
-    return true;
   }
 
   async #whenThereIsRoom<T>(wanted: Wanted, make: () => Promise<T>): Promise<T | undefined> {

@@ -27,6 +27,7 @@ import { SandboxProcesses } from './process/processes.js';
 import type { ProcessTarget } from './process/remote-run.js';
 import type { SandboxProcess } from './process/sandbox-process.js';
 import type { SandboxRecord } from './record/record.js';
+import type { Pausing } from './fleet/pausing.js';
 import type { Records } from './fleet/records.js';
 import { toInfo, type SandboxInfo } from './sandbox-info.js';
 import { fields, parseInput, renewOptionsSchema } from './schemas.js';
@@ -60,6 +61,7 @@ export interface SandboxContext {
   readonly engine: Engine;
   readonly connections: SandboxConnections;
   readonly records: Records;
+  readonly pausing: Pausing;
   readonly leases: KnownLeases;
   readonly inventory: Inventory;
   readonly lifecycle: LifecycleEvents;
@@ -173,7 +175,7 @@ export class Sandbox implements AsyncDisposable {
    * removed by a manager. Throws `wrong_state` when it doesn't run.
    */
   async pause({ signal }: CallOptions = {}): Promise<SandboxInfo> {
-    await this.#change(['paused'], (engine) => engine.pauseContainer(this.#record.containerId, { signal }));
+    await this.#change(['paused'], () => this.#context.pausing.pause(this.#record, { signal }));
     return this.inspect({ signal });
   }
 

@@ -1,3 +1,5 @@
+import pLimit from 'p-limit';
+
 import type { Admission, Admitted } from './admission.js';
 import type { Limits } from '../config.js';
 import type { Creation } from './creation.js';
@@ -8,10 +10,13 @@ import type { LifecycleEvents } from '../fleet/lifecycle.js';
 import type { Log } from '../log.js';
 import { planSandbox, type SandboxPlan } from './plan.js';
 import { giveUpOn } from '../process/giving-up.js';
-import type { MadeFor, SandboxRecord } from '../record/record.js';
+import { claimedAs, type Claim, type MadeFor, type SandboxRecord } from '../record/record.js';
 import { newSandboxId, type ParsedCreateOptions } from '../schemas.js';
 import type { Telemetry } from '../telemetry.js';
 import type { WarmSandboxes } from './warm-sandboxes.js';
+
+/** How many records are read at once. */
+const READERS = 8;
 
 interface MakingParts {
   readonly admission: Admission;
@@ -20,6 +25,8 @@ interface MakingParts {
   readonly inventory: Inventory;
   /** All sandboxes of the owner. */
   readonly all: (options: CallOptions) => Promise<readonly SandboxRecord[]>;
+  /** What a warm one was claimed as, by its record; `undefined` when nobody has claimed it. */
+  readonly readClaim: (record: SandboxRecord) => Promise<Claim | undefined>;
   readonly isTaken: (record: SandboxRecord) => Promise<boolean>;
   readonly lifecycle: LifecycleEvents;
   readonly telemetry: Telemetry;
@@ -76,8 +83,7 @@ export class Making {
 
   async #makeOnce(given: ParsedCreateOptions, options: MakeOptions & { madeFor: MadeFor }): Promise<SandboxRecord> {
     const { madeFor } = options;
-    const all = await this.#parts.all({ signal: options.signal });
-    for (const record of all) {
+    for (const record of await this.#readAll(options.signal)) {
       if (record.warm || record.madeFor?.key !== madeFor.key) continue;
       // One that its manager has left half-made is no answer: it will end by itself.
       if (!(await this.#parts.isTaken(record))) continue;
@@ -85,6 +91,24 @@ export class Making {
       return record;
     }
     return this.#make(given, options);
+  }
+
+  /** All there are, and of the warm ones also what only their records say: whoever claimed one may have died right then. */
+  async #readAll(signal: AbortSignal | undefined): Promise<SandboxRecord[]> {
+    const { all, readClaim, log } = this.#parts;
+    const limit = pLimit(READERS);
+    const read = async (record: SandboxRecord): Promise<SandboxRecord> => {
+      if (!record.warm || record.state !== 'running') return record;
+      try {
+        const claim = await readClaim(record);
+        return claim === undefined ? record : claimedAs(record, claim);
+      } catch (error) {
+        log.debug({ sandbox: record.id, error }, 'could not read whether a warm sandbox was claimed');
+        return record;
+      }
+    };
+    const found = await all({ signal });
+    return Promise.all(found.map((record) => limit(() => read(record))));
   }
 
   async #make(given: ParsedCreateOptions, { signal, madeFor }: MakeOptions): Promise<SandboxRecord> {

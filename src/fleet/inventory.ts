@@ -3,14 +3,13 @@ import pLimit from 'p-limit';
 
 import type { EngineClock } from '../record/engine-clock.js';
 import type { ContainerEvent, ContainerState, ContainerSummary, Engine } from '../engine/engine.js';
-import { isSandyardError, SandyardError } from '../errors.js';
-import { settleable, type Settleable } from '../settleable.js';
+import { isSandyardError } from '../errors.js';
 import type { Log } from '../log.js';
+import { EventFeed, throwIfAborted } from './event-feed.js';
 import { LostSandboxes, type Outage } from './lost.js';
+import { Waiters } from './waiters.js';
 import { claimedAs, ownedBy, poolName, toRecord, type Claim, type SandboxRecord } from '../record/record.js';
 
-const RETRY_MS = 250;
-const MAX_RETRY_MS = 10_000;
 /** How many records are read at once of those that labels don't tell all about. */
 const READERS = 4;
 /** Much more than are removed while anything is on its way that takes them to be there. */
@@ -50,49 +49,38 @@ export class Inventory {
   readonly #records = new Map<string, SandboxRecord>();
   /** Warm by their labels, claimed by their name: what they were claimed as is being read. By id. */
   readonly #reading = new Map<string, Promise<void>>();
-  readonly #waiters = new Map<string, Set<() => void>>();
+  readonly #waiters = new Waiters();
   /** Containers that were removed lately. By id, the oldest first. */
   readonly #gone = new Set<string>();
   readonly #readers = pLimit(READERS);
   readonly #lost = new LostSandboxes();
-  #stop: AbortController | undefined;
-  #opened: Promise<void> | undefined;
-  #watching: Promise<void> | undefined;
-  #live = false;
+  readonly #feed: EventFeed;
 
   constructor(parts: InventoryParts) {
     this.#parts = parts;
+    const { engine, clock, log, owner } = parts;
+    this.#feed = new EventFeed({
+      engine,
+      log,
+      owner,
+      compare: (signal) => this.#compare(signal),
+      apply: (event) => this.#apply(event),
+      brokeOff: () => this.#lost.away(clock.now()),
+    });
   }
 
   /** Whether it is complete and kept up to date now; while the engine is away it is not. */
   get live(): boolean {
-    return this.#live;
+    return this.#feed.live;
   }
 
   /** Resolves when it is complete; fails with what the engine fails with. */
   async open(signal?: AbortSignal): Promise<void> {
-    throwIfAborted(signal);
-    if (this.#opened !== undefined) return this.#opened;
-    const stop = new AbortController();
-    this.#stop = stop;
-    const opened = settleable<void>();
-    this.#opened = opened.promise;
-    this.#watching = this.#watch(stop.signal, opened);
-    const abort = () => stop.abort();
-    signal?.addEventListener('abort', abort, { once: true });
-    try {
-      await opened.promise;
-    } catch (error) {
-      this.#opened = undefined;
-      throw error;
-    } finally {
-      signal?.removeEventListener('abort', abort);
-    }
+    await this.#feed.open(signal);
   }
 
   async close(): Promise<void> {
-    this.#stop?.abort();
-    await this.#watching;
+    await this.#feed.close();
     await Promise.all(this.#reading.values());
   }
 
@@ -124,21 +112,8 @@ export class Inventory {
   }
 
   /** Resolves when something has happened to a sandbox, or is told late that it may have: after `atMostMs`. */
-  async changed(
-    id: string,
-    { atMostMs, signal }: { atMostMs: number; signal?: AbortSignal | undefined },
-  ): Promise<void> {
-    const told = settleable<void>();
-    const wake = () => told.resolve(undefined);
-    const timer = setTimeout(wake, atMostMs);
-    const waiters = this.#waiters.get(id) ?? new Set();
-    this.#waiters.set(id, waiters.add(wake));
-    signal?.addEventListener('abort', wake, { once: true });
-    await told.promise;
-    clearTimeout(timer);
-    signal?.removeEventListener('abort', wake);
-    waiters.delete(wake);
-    if (waiters.size === 0) this.#waiters.delete(id);
+  async changed(id: string, options: { atMostMs: number; signal?: AbortSignal | undefined }): Promise<void> {
+    await this.#waiters.wait(id, options);
   }
 
   /** Enters what this manager has made or claimed itself, before the engine tells of it. */
@@ -155,63 +130,6 @@ export class Inventory {
     if (record === undefined) return;
     this.#note(record.containerId);
     this.#drop(record, { found: false });
-  }
-
-  async #watch(signal: AbortSignal, opened: Settleable<void>): Promise<void> {
-    let wait = RETRY_MS;
-    let everOpen = false;
-    while (!signal.aborted) {
-      try {
-        await this.#follow(signal, () => {
-          everOpen = true;
-          wait = RETRY_MS;
-          opened.resolve(undefined);
-        });
-      } catch (error) {
-        if (!everOpen) return opened.reject(error as Error);
-        if (signal.aborted) return;
-        this.#parts.log.warn({ error }, "lost the engine's events; will compare all when they are back");
-      } finally {
-        if (this.#live) this.#lost.away(this.#parts.clock.now());
-        this.#live = false;
-      }
-      await sleep(wait, undefined, { signal, ref: false }).catch(() => {});
-      wait = Math.min(wait * 2, MAX_RETRY_MS);
-    }
-    opened.reject(signal.reason as Error);
-  }
-
-  /** Follows the events until they break off. What comes while all is listed is applied after that. */
-  async #follow(signal: AbortSignal, complete: () => void): Promise<void> {
-    const { engine, owner } = this.#parts;
-    const broken = new AbortController();
-    const both = AbortSignal.any([signal, broken.signal]);
-    const subscribed = settleable<void>();
-    const ready = () => subscribed.resolve(undefined);
-    const events = engine.watchContainers(ownedBy(owner), { signal: both, ready });
-    const early: ContainerEvent[] = [];
-    let listed = false;
-    const following = (async () => {
-      for await (const event of events) {
-        if (listed) this.#apply(event);
-        else early.push(event);
-      }
-    })();
-    // It may break off before it is subscribed, or while all is listed.
-    await Promise.race([subscribed.promise, following]);
-    const listing = this.#compare(both).then(() => {
-      throwIfAborted(both); // what was listed is the past, then
-      listed = true;
-      for (const event of early) this.#apply(event);
-      this.#live = true;
-      complete();
-    });
-    try {
-      await Promise.all([following, listing]);
-    } finally {
-      broken.abort();
-      await Promise.allSettled([following, listing]);
-    }
   }
 
   async #compare(signal: AbortSignal): Promise<void> {
@@ -303,7 +221,7 @@ export class Inventory {
   }
 
   async #lookAt(containerId: string): Promise<void> {
-    const signal = this.#stop?.signal;
+    const signal = this.#feed.signal;
     try {
       const record = toRecord(await this.#parts.engine.inspectContainer(containerId, { signal }));
       if (signal?.aborted === true || record === undefined || this.#records.has(record.id)) return;
@@ -332,7 +250,7 @@ export class Inventory {
     record: SandboxRecord,
     { exitCode, found = false }: { exitCode?: number | undefined; found?: boolean } = {},
   ): void {
-    for (const wake of this.#waiters.get(record.id) ?? []) wake();
+    this.#waiters.wake(record.id);
     if (!record.warm) this.#parts.changed({ type, record, exitCode, found });
   }
 
@@ -342,7 +260,7 @@ export class Inventory {
     const read = this.#readers(async () => {
       try {
         const record = this.#records.get(id);
-        if (record?.warm !== true || this.#stop?.signal.aborted === true) return;
+        if (record?.warm !== true || this.#feed.signal?.aborted === true) return;
         const claim = await this.#parts.readClaim(record);
         const known = this.#records.get(id);
         if (claim !== undefined && known?.warm === true) this.enter(claimedAs(known, claim));
@@ -359,11 +277,6 @@ export class Inventory {
 /** Whether it was claimed, as its name says, and what it was claimed as isn't known yet. */
 function isUnread({ warm, name, id }: SandboxRecord): boolean {
   return warm && name !== poolName(id);
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted !== true) return;
-  throw new SandyardError('aborted', 'The caller gave up while the sandboxes were listed.', { cause: signal.reason });
 }
 
 const STATE_AFTER: Readonly<Partial<Record<ContainerEvent['action'], ContainerState>>> = {

@@ -4,7 +4,7 @@ import type { ManagerOptions } from '../../../src/manager-options.js';
 import { SandboxManager } from '../../../src/manager.js';
 import { settleable } from '../../../src/settleable.js';
 import { FakeEngine } from '../../fixtures/fake-engine.js';
-import { plant, settle } from '../../fixtures/fake-fleet.js';
+import { claimOf, plant, settle } from '../../fixtures/fake-fleet.js';
 
 const NONE = { sandboxes: Infinity, memoryBytes: Infinity, cpus: Infinity, pids: Infinity };
 const FOR = { key: 'key', content: 'content' };
@@ -43,6 +43,15 @@ describe('a request that is repeated', () => {
       code: 'idempotency_mismatch',
     });
     expect((await other.create({}, { madeFor: { ...FOR, key: 'x' } })).id).not.toBe(id);
+  });
+
+  it('gets a warm one that was claimed for it by a manager that died before it could rename it', async () => {
+    const engine = new FakeEngine();
+    plant(engine, 'free', { pool: 'k' });
+    const container = plant(engine, 'claimed', { pool: 'k', claim: claimOf({ madeFor: FOR }) });
+    await using opened = await open({ engine });
+    expect((await opened.manager.create({}, { madeFor: FOR })).id).toBe('claimed');
+    expect(engine.find(container.id).name).toBe('sandyard-claimed');
   });
 
   it('with other content is refused while the first is under way', async () => {
