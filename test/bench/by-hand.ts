@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type Docker from 'dockerode';
+import pLimit from 'p-limit';
 
 /*
  * What a person would write who has dockerode and no Sandyard. It is the fair other side of a comparison:
@@ -16,6 +17,7 @@ import type Docker from 'dockerode';
  */
 
 const USER = '1000:1000';
+const REMOVED_AT_ONCE = 8;
 
 export interface ByHandOptions {
   readonly image: string;
@@ -100,7 +102,10 @@ export async function removeLabelled(docker: Docker, label: string): Promise<voi
   for (let attempt = 0; attempt < 5; attempt += 1) {
     const containers = await docker.listContainers({ all: true, filters: { label: [label] } });
     if (containers.length === 0) return;
-    await Promise.all(containers.map(({ Id }) => docker.getContainer(Id).remove({ force: true }).catch(ignoreGone)));
+    // Not all at once: Docker 20.10 has been seen to lock up over the end of four hundred.
+    const limit = pLimit(REMOVED_AT_ONCE);
+    const remove = ({ Id }: { Id: string }) => docker.getContainer(Id).remove({ force: true }).catch(ignoreGone);
+    await Promise.all(containers.map((container) => limit(() => remove(container))));
     await sleep(200);
   }
 }

@@ -16,7 +16,7 @@ const CLI = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 /** Of many, small enough that they all fit on a small machine. */
 const SMALL = { memoryLimit: '64m' } as const;
 const FEW = 10;
-const MANY = 400;
+export const MANY = 400;
 /** How many sandboxes what one of them costs is found by. */
 const COUNTED = 100;
 const AT_ONCE = 4;
@@ -118,13 +118,12 @@ export const footprintRows: readonly Row[] = [
     bar: { kind: 'below', value: 16 },
     long: true,
     async measure(bench) {
-      const sandboxes = await createSmall(bench, LOADED);
+      const sandboxes = (await bench.many()).slice(0, LOADED);
       // What is compiled, and the heap's own room, grow at first.
       await execInTurn(sandboxes, LOAD_EXECS);
       const before = process.memoryUsage().rss;
       await execInTurn(sandboxes, LOAD_EXECS);
       const after = process.memoryUsage().rss;
-      await removeAll(sandboxes);
       return { ours: [(after - before) / 1024 ** 2], byHand: [] };
     },
   },
@@ -138,13 +137,11 @@ interface OneOfMany {
 
 async function withMany(bench: Bench, toPair: (one: OneOfMany) => Pair): Promise<Samples> {
   await using manager = await openManager(bench, {});
-  const sandboxes = await createSmall(bench, MANY);
+  const sandboxes = await bench.many();
   const sandbox = await manager.get(needed(sandboxes[0]).id);
   const container = await containerOf(bench.docker, sandbox);
   await settle();
-  const samples = await interleave(toPair({ manager, sandbox, container }), { rounds: 40, warmUpCalls: 40 });
-  await removeAll(sandboxes);
-  return samples;
+  return interleave(toPair({ manager, sandbox, container }), { rounds: 40, warmUpCalls: 40 });
 }
 
 /** What is the warden's alone, in MiB; where it can't be seen from outside, all that it has in memory, as it tells itself. */
@@ -199,7 +196,7 @@ async function settle(): Promise<void> {
   await sleep(3000);
 }
 
-async function createSmall({ manager }: Bench, count: number): Promise<Sandbox[]> {
+export async function createSmall({ manager }: Pick<Bench, 'manager'>, count: number): Promise<Sandbox[]> {
   return inTurns(count, () => manager.create(SMALL));
 }
 

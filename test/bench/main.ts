@@ -10,6 +10,7 @@ import { discoverEngine, type EngineAddress } from '../../src/engine/discovery.j
 import type * as Library from '../../src/index.js';
 import { removeLabelled } from './by-hand.js';
 import { formatProfile, profile } from './cpu.js';
+import { createSmall, MANY } from './footprint-rows.js';
 import { formatTable, toResult, type Result } from './report.js';
 import type { Bench, Row } from './row.js';
 import { rows } from './rows.js';
@@ -95,7 +96,9 @@ async function measure(chosen: readonly Row[], { address, quick, profiles }: Set
     });
     const sandboxes = await Promise.all(Array.from({ length: SANDBOXES }, () => manager.create()));
     const byHand = { image: manager.image, labels: { 'sandyard-bench.run': run } };
-    const bench = { docker, manager, newManager, sandboxes, byHand, service, rawService, directory, quick };
+    let made: Promise<Library.Sandbox[]> | undefined;
+    const many = () => (made ??= createSmall({ manager }, MANY));
+    const bench = { docker, manager, newManager, many, sandboxes, byHand, service, rawService, directory, quick };
     return await measureAll(chosen, { bench, profiles });
   } finally {
     process.off('SIGINT', leave).off('SIGTERM', leave);

@@ -12,6 +12,8 @@ export interface Bench {
   /** Makes another manager, of the same owner. */
   readonly newManager: (options: ManagerOptions) => SandboxManager;
   readonly sandboxes: readonly Sandbox[];
+  /** Many small ones, which are made when they are first asked for, and stay until the end. */
+  readonly many: () => Promise<readonly Sandbox[]>;
   readonly byHand: ByHandOptions;
   readonly service: ServiceProcess;
   readonly rawService: ServiceProcess;
