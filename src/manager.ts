@@ -115,7 +115,15 @@ export class SandboxManager implements AsyncDisposable {
     });
     const checkOpen = () => this.#checkOpen();
     const warden = new WardenDelivery(engine, image);
-    const creation = new Creation({ engine, connections, warden, clock, log, checkOpen });
+    const creation = new Creation({
+      engine,
+      connections,
+      warden,
+      clock,
+      log,
+      removed: (id) => this.#forget(id),
+      checkOpen,
+    });
     const common = { engine, inventory, connections, creation, clock, lifecycle, log, telemetry, owner, image, limits };
     this.#warm = new WarmSandboxes({
       ...common,

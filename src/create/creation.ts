@@ -15,6 +15,8 @@ interface CreationParts {
   readonly warden: WardenDelivery;
   readonly clock: EngineClock;
   readonly log: Log;
+  /** Called with what was made and removed again. */
+  readonly removed: (id: string) => void;
   /** Throws when the manager is closed. */
   readonly checkOpen: () => void;
 }
@@ -100,11 +102,12 @@ export class Creation {
   }
 
   async #rollBack({ id }: SandboxPlan, { name, volume }: ContainerSpec): Promise<void> {
-    const { engine, connections, warden, log } = this.#parts;
+    const { engine, connections, warden, log, removed } = this.#parts;
     connections.destroyed(id);
     if (volume !== undefined) warden.forget(volume);
     try {
       await engine.removeContainer(name);
+      removed(id);
     } catch (error) {
       log.error({ container: name, error }, 'could not remove a half-made sandbox; the reaper will');
     }

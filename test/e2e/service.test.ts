@@ -343,16 +343,16 @@ describe('the life of the service', () => {
     await call(first, 'PUT', { path: `${path}/files?path=/workspace/note`, body: 'still here' });
     const docker = dockerClient();
     const { Config } = await docker.getContainer(`sandyard-${body.id}`).inspect();
-    await docker.createContainer({
+    // One whose manager died before it gave it to anybody: it has ended by itself.
+    const halfMade = await docker.createContainer({
       name: `sandyard-halfmade${RUN_SUFFIX}`,
       Image: IMAGE,
-      Labels: {
-        ...Config.Labels,
-        ...RUN_LABELS,
-        'sandyard.id': `halfmade${RUN_SUFFIX}`,
-        'sandyard.created-at': new Date(Date.now() - 3_600_000).toISOString(),
-      },
+      User: '0:0',
+      Entrypoint: ['/usr/lib/sandyard/warden', 'init', '--setup-ms=500', '--ttl-ms=3600000'],
+      Labels: { ...Config.Labels, ...RUN_LABELS, 'sandyard.id': `halfmade${RUN_SUFFIX}` },
     });
+    await halfMade.start();
+    expect(await halfMade.wait()).toMatchObject({ StatusCode: 94 });
     expect(await first.stop('SIGKILL')).toBe('SIGKILL');
 
     await using second = await startServiceProcess({ SANDBOX_OWNER: owner });

@@ -142,7 +142,7 @@ describe.each([true, false])('an engine that is killed and started again, live-r
     await eventually(async () => (told(id).some(({ type }) => type === 'destroyed') ? true : undefined));
   });
 
-  it.runIf(liveRestore)('has all go on that ran', async () => {
+  const goesOn = async () => {
     const { used, kept } = sandboxes;
     const { output, typed, terminal, exec, sleepy, upload } = under;
     const before = output.seqs.length;
@@ -165,9 +165,9 @@ describe.each([true, false])('an engine that is killed and started again, live-r
     }
     await used.destroy();
     expect(await under.wait).toMatchObject({ outcome: 'sandbox_died', exitCode: null });
-  });
+  };
 
-  it.runIf(!liveRestore)('tells of what was lost, removes it, and keeps what is to be kept', async () => {
+  const isLost = async () => {
     const { used, kept, stopped } = sandboxes;
     const died = { outcome: 'sandbox_died', exitCode: null };
     expect(await under.exec).toMatchObject(died);
@@ -185,7 +185,10 @@ describe.each([true, false])('an engine that is killed and started again, live-r
     expect(states).toEqual(expect.arrayContaining([kept, stopped].map(({ id }) => [id, 'exited'])));
     expect(await kept.start()).toMatchObject({ state: 'running' });
     expect(await kept.files.readText('/workspace/file')).toBe('is kept');
-  });
+  };
+
+  if (liveRestore) it('has all go on that ran', goesOn);
+  else it('tells of what was lost, removes it, and keeps what is to be kept', isLost);
 
   it('leaves nothing for long that a create had begun', async () => {
     const made = (await Promise.all(under.creates)).filter((create) => typeof create !== 'string');

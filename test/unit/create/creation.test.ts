@@ -16,7 +16,7 @@ function world() {
   const fleet = makeFleet();
   const checkOpen = vi.fn();
   const warden = new WardenDelivery(fleet.engine, 'sandyard-sandbox:latest');
-  const creation = new Creation({ ...fleet, warden, checkOpen });
+  const creation = new Creation({ ...fleet, warden, removed: (id) => fleet.inventory.remove(id), checkOpen });
   const { image, limits } = readManagerDefaults({});
   const plan = (pool?: string) => planSandbox({}, { id: 'a', owner: 'me', image, limits, pool });
   return { ...fleet, creation, plan, checkOpen };
