@@ -180,7 +180,8 @@ describe.each([true, false])('an engine that is killed and started again, live-r
     const ends = (id: string) => told(id).map(({ type, reason }) => `${type} ${reason}`);
     expect(ends(used.id)).toEqual(['stopped lost', 'destroyed lost']);
     expect(ends(kept.id)).toEqual(['stopped lost']);
-    expect(ends(stopped.id)).toEqual([]);
+    // That it was stopped on request, before the engine was killed, may have been told only then.
+    expect(ends(stopped.id).filter((end) => end !== 'stopped requested')).toEqual([]);
     const states = (await manager.list()).sandboxes.map(({ id, state }) => [id, state]);
     expect(states).toEqual(expect.arrayContaining([kept, stopped].map(({ id }) => [id, 'exited'])));
     expect(await kept.start()).toMatchObject({ state: 'running' });
