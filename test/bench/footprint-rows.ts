@@ -141,7 +141,7 @@ async function withMany(bench: Bench, toPair: (one: OneOfMany) => Pair): Promise
   const sandbox = await manager.get(needed(sandboxes[0]).id);
   const container = await containerOf(bench.docker, sandbox);
   await settle();
-  return interleave(toPair({ manager, sandbox, container }), { rounds: 40, warmUpCalls: 40 });
+  return await interleave(toPair({ manager, sandbox, container }), { rounds: 40, warmUpCalls: 40 });
 }
 
 /** What is the warden's alone, in MiB; where it can't be seen from outside, all that it has in memory, as it tells itself. */

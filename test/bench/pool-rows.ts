@@ -78,7 +78,7 @@ export const poolRows: readonly Row[] = [
             return ms;
           },
         };
-        return interleave(pair, { rounds: bench.quick ? 2 : 5, warmUps: 0 });
+        return await interleave(pair, { rounds: bench.quick ? 2 : 5, warmUps: 0 });
       }),
   },
 ];
