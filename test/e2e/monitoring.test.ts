@@ -104,7 +104,7 @@ describe('Prometheus with deploy/prometheus.yml', () => {
     expect(found).toMatchObject([{ value: [expect.any(Number), '1'] }]);
   });
 
-  /** What the answer has, once it has any that isn't still unknown. */
+  /** What is picked of the answer; nothing while there is none, or the health of a target isn't known yet. */
   async function query(path: string, pick: (data: Record<string, object[]>) => object[] | undefined) {
     try {
       const { data } = (await (await fetch(`${api}${path}`)).json()) as { data: Record<string, object[]> };

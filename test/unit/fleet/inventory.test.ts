@@ -15,20 +15,9 @@ import {
 } from '../../../src/record/record.js';
 import { settleable } from '../../../src/settleable.js';
 import { FakeEngine, type EngineMethod, type FakeContainer } from '../../fixtures/fake-engine.js';
+import { TRAITS } from '../../fixtures/fake-fleet.js';
 
 const HOUR = 3_600_000;
-const TRAITS = {
-  limits: { memoryBytes: 1, cpus: 1, pids: 1, nofile: 1 },
-  network: 'none',
-  workdir: '/workspace',
-  user: 'sandbox',
-  ttlMs: HOUR,
-  idleTimeoutMs: null,
-  onExpiry: 'destroy',
-  wakeOnUse: false,
-  runtime: null,
-  metadata: {},
-} as const;
 
 const CLAIM: Claim = {
   limits: TRAITS.limits,

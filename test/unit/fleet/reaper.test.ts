@@ -16,6 +16,7 @@ import {
 } from '../../../src/record/record.js';
 import { silentTelemetry } from '../../../src/telemetry.js';
 import { FakeEngine, type FakeContainer } from '../../fixtures/fake-engine.js';
+import { TRAITS } from '../../fixtures/fake-fleet.js';
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
@@ -28,19 +29,6 @@ beforeEach(() => {
 afterEach(() => {
   vi.useRealTimers();
 });
-
-const TRAITS = {
-  limits: { memoryBytes: 1, cpus: 1, pids: 1, nofile: 1 },
-  network: 'none',
-  workdir: '/workspace',
-  user: 'sandbox',
-  ttlMs: HOUR,
-  idleTimeoutMs: null,
-  onExpiry: 'destroy',
-  wakeOnUse: false,
-  runtime: null,
-  metadata: {},
-} as const satisfies SandboxTraits;
 
 interface Sown extends Partial<Omit<FakeContainer, 'createdAt'>>, Partial<Pick<SandboxTraits, 'onExpiry'>> {
   readonly owner?: string;
