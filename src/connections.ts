@@ -22,6 +22,8 @@ interface Connection {
   usedAt: number;
   /** How many tunnels are open: one, or none. */
   tunnels: number;
+  /** The tunnel to be used before any is opened. */
+  first: Duplex | undefined;
 }
 
 /** Starts a sandbox that doesn't run, where it is to be woken by being used; answers whether it did. */
@@ -64,6 +66,20 @@ export class SandboxConnections {
     return { channel: connection.channel, release };
   }
 
+  /** Gives it the tunnel that the next hold is to use, for a sandbox that was just made. It is closed with the others.
+   * Throws `manager_closed`. */
+  enter(record: SandboxRecord, tunnel: Duplex): void {
+    tunnel.on('error', () => {}); // should it be cut before it is used, another is opened
+    try {
+      this.hold(record).release();
+    } catch (error) {
+      tunnel.destroy();
+      throw error;
+    }
+    const connection = this.#connections.get(record.id);
+    if (connection !== undefined) connection.first = tunnel;
+  }
+
   /** The same for a use of the sandbox, by which one that is to be woken so is. */
   use(record: SandboxRecord): HeldChannel {
     const held = this.hold(record);
@@ -104,6 +120,7 @@ export class SandboxConnections {
     const connection = this.#connections.get(id);
     this.#connections.delete(id);
     connection?.channel.close();
+    connection?.first?.destroy();
     if (this.#connections.size === 0) this.#stopSweeping();
   }
 
@@ -127,6 +144,7 @@ export class SandboxConnections {
       lastUsed: Date.now(),
       usedAt: -Infinity,
       tunnels: 0,
+      first: undefined,
     };
     this.#connections.set(record.id, connection);
     this.#sweep ??= setInterval(() => this.#closeIdle(), SWEEP_MS).unref();
@@ -136,7 +154,7 @@ export class SandboxConnections {
   async #connect(connection: Connection, options: { signal?: AbortSignal }) {
     const { id } = connection.record;
     try {
-      const tunnel = await this.#openTunnel(connection, options);
+      const tunnel = takeFirst(connection) ?? (await this.#openTunnel(connection, options));
       connection.tunnels += 1;
       tunnel.once('close', () => (connection.tunnels -= 1));
       return tunnel;
@@ -171,4 +189,10 @@ export class SandboxConnections {
     clearInterval(this.#sweep);
     this.#sweep = undefined;
   }
+}
+
+function takeFirst(connection: Connection): Duplex | undefined {
+  const { first } = connection;
+  connection.first = undefined;
+  return first?.destroyed === true ? undefined : first;
 }

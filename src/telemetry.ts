@@ -27,6 +27,7 @@ export const ENGINE_OPERATIONS = [
   'list_networks',
   'remove_volume',
   'remove_network',
+  'attach_container',
   'open_tunnel',
   'inspect_exec',
   'fill_volume',

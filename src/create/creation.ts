@@ -35,7 +35,7 @@ export class Creation {
 
   /** Throws `image_not_found`, `out_of_disk`, `aborted`, and what else the engine says. */
   async make(plan: SandboxPlan, signal?: AbortSignal): Promise<SandboxRecord> {
-    const { engine, warden, clock, checkOpen, log } = this.#parts;
+    const { engine, connections, warden, clock, checkOpen, log } = this.#parts;
     const image = await engine.inspectImage(plan.image, { signal });
     const spec = toSpec(plan, image, await warden.volumeFor(image));
     let shared = false;
@@ -52,6 +52,7 @@ export class Creation {
       if (record === undefined) {
         throw new SandyardError('internal', `The labels of the sandbox ${plan.id} are not a record.`);
       }
+      connections.enter(record, await engine.attachTunnel(containerId));
       await engine.startContainer(containerId);
       if (record.warm) {
         // With its lease anybody may claim it, so that comes last, and what has one is not removed.

@@ -58,7 +58,9 @@ export function toCreateOptions(spec: ContainerSpec): Docker.ContainerCreateOpti
     StopSignal: STOP_SIGNAL,
     // A health check of the image's would run commands that nobody asked for.
     Healthcheck: { Test: ['NONE'] },
-    OpenStdin: false,
+    // PID 1 has its first tunnel by these. When whoever has attached to it goes, it reads the end of its input.
+    OpenStdin: true,
+    StdinOnce: true,
     Tty: false,
     HostConfig: toHostConfig(spec),
   };

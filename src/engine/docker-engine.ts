@@ -18,7 +18,7 @@ import { toCreationDate } from './docker-dates.js';
 import { watchContainers } from './docker-events.js';
 import { readContainerFile } from './docker-file.js';
 import { listNetworks, listVolumes, removeNetwork, removeVolume } from './docker-objects.js';
-import { openTunnel } from './docker-tunnel.js';
+import { attachTunnel, openTunnel } from './docker-tunnel.js';
 import { fillVolume } from './docker-volume.js';
 import type {
   CallOptions,
@@ -172,6 +172,10 @@ export class DockerEngine implements Engine {
 
   removeNetwork(name: string, options: CallOptions = {}): Promise<boolean> {
     return removeNetwork(this.#connection, name, options);
+  }
+
+  attachTunnel(reference: string, options: CallOptions = {}): Promise<Duplex> {
+    return attachTunnel(this.#connection, reference, options);
   }
 
   openTunnel(reference: string, command: readonly string[], options: CallOptions = {}): Promise<Duplex> {

@@ -36,11 +36,7 @@ export async function openTunnel(
       Tty: false,
       abortSignal,
     });
-    const socket = await hijack(exec, abortSignal);
-    if (abortSignal.aborted) {
-      socket.destroy(); // nobody waits for it any more
-      throw abortSignal.reason;
-    }
+    const socket = await hijack((hangUp) => start(exec, hangUp), abortSignal);
     const end = { container, exec, program };
     const tunnel = new Tunnel(socket, (said) => explainEnd(connection, end, said));
     const hangUp = new AbortController();
@@ -53,21 +49,55 @@ export async function openTunnel(
   });
 }
 
-async function hijack(exec: Docker.Exec, abortSignal: AbortSignal): Promise<Socket> {
-  // The client never ends the request of a hijack; where it fails, its connection would stay.
-  const hangUp = new AbortController();
+/**
+ * Joins the standard streams of PID 1 of a container that has been created. What comes before it is started waits for it.
+ * What comes to nothing with it, the end of a tunnel that is opened after it tells.
+ */
+export async function attachTunnel(
+  connection: EngineConnection,
+  container: string,
+  { signal }: CallOptions,
+): Promise<Duplex> {
+  const settings = { doing: 'attach to', container, signal, deadlineMs: OPEN_DEADLINE_MS, idempotent: true };
+  return connection.call({ operation: 'attach_container', ...settings }, async (docker, abortSignal) => {
+    const streams = { stream: true, stdin: true, stdout: true, stderr: true };
+    const socket = await hijack(
+      (hangUp) => docker.getContainer(container).attach({ ...streams, hijack: true, abortSignal: hangUp }),
+      abortSignal,
+    );
+    return new Tunnel(socket, () => Promise.resolve(undefined));
+  });
+}
+
+async function start(exec: Docker.Exec, abortSignal: AbortSignal): Promise<NodeJS.ReadWriteStream> {
   try {
-    const signal = AbortSignal.any([abortSignal, hangUp.signal]);
-    const stream = await exec.start({ hijack: true, stdin: true, Tty: false, abortSignal: signal });
-    if (stream instanceof Socket) return stream;
-    throw new SandyardError('engine_error', 'The engine did not hand over the connection for a tunnel.', {
-      hint: 'A proxy between Sandyard and the engine must let the upgrade of a connection pass.',
-    });
+    return await exec.start({ hijack: true, stdin: true, Tty: false, abortSignal });
   } catch (error) {
-    hangUp.abort();
     // A restart forgets what was to be started; whether the container is still there, the next call says.
     if ((error as { statusCode?: number }).statusCode !== 404) throw error;
     throw engineUnavailable('it no longer knows the tunnel that it was about to open', error);
+  }
+}
+
+/** Has the connection of a request for its streams. */
+async function hijack(
+  request: (hangUp: AbortSignal) => Promise<NodeJS.ReadWriteStream>,
+  abortSignal: AbortSignal,
+): Promise<Socket> {
+  // The client never ends the request of a hijack; where it fails, its connection would stay.
+  const hangUp = new AbortController();
+  try {
+    const stream = await request(AbortSignal.any([abortSignal, hangUp.signal]));
+    if (!(stream instanceof Socket)) {
+      throw new SandyardError('engine_error', 'The engine did not hand over the connection for a tunnel.', {
+        hint: 'A proxy between Sandyard and the engine must let the upgrade of a connection pass.',
+      });
+    }
+    abortSignal.throwIfAborted(); // nobody waits for it any more
+    return stream;
+  } catch (error) {
+    hangUp.abort();
+    throw error;
   }
 }
 

@@ -185,6 +185,11 @@ export interface Engine {
   removeNetwork(name: string, options?: CallOptions): Promise<boolean>;
 
   /**
+   * Joins the standard streams of PID 1 of a container that was created and not yet started, as `openTunnel` does those of
+   * a command. There is one such way to it: when it is destroyed, PID 1 reads the end of its input.
+   */
+  attachTunnel(reference: string, options?: CallOptions): Promise<Duplex>;
+  /**
    * Runs `command` in a running container, as root, and gives the way to it: writing goes to its standard input, and
    * reading yields its standard output. Destroying it closes the connection. It ends when the command ends; what went
    * wrong is a SandyardError, with what the command printed on standard error: `wrong_state` when the container doesn't

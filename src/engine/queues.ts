@@ -42,6 +42,7 @@ const QUEUE_OF: Readonly<Record<EngineOperation, Queue | undefined>> = {
   list_networks: undefined,
   remove_volume: 'change',
   remove_network: 'change',
+  attach_container: undefined,
   open_tunnel: 'tunnel',
   inspect_exec: undefined,
   fill_volume: 'create',

@@ -86,7 +86,7 @@ describe('a manager that is killed in the middle of a create', () => {
   it('leaves nothing that does not end or is not removed, at whichever step', async () => {
     const bystanders = await open();
     const own = await bystanders.create(SMALL);
-    const steps = ['createContainer', 'startContainer', 'verifyContainer', 'openTunnel'].flatMap((method) => [
+    const steps = ['createContainer', 'attachTunnel', 'startContainer', 'verifyContainer'].flatMap((method) => [
       `before ${method}`,
       `after ${method}`,
     ]);
@@ -95,7 +95,7 @@ describe('a manager that is killed in the middle of a create', () => {
     await killHard(child.process);
     expect(made).toEqual([...steps.map(() => null), expect.any(String)]);
     const left = (await containers()).map(({ state }) => state);
-    expect(left.filter((state) => state === 'created').length).toBe(2);
+    expect(left.filter((state) => state === 'created').length).toBe(4);
     expect(left.length).toBe(9); // all but the one before the first step, and the bystander
     const reaping = await open({ reaper: { schedule: '* * * * * *', halfCreatedAfterMs: 5000 } });
     await reaping.renew(made.at(-1) ?? '', { ttlMs: 60_000 });

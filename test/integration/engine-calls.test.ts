@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { DockerEngine } from '../../src/engine/docker-engine.js';
@@ -63,6 +65,31 @@ it('tells times by the clock of the engine', async () => {
   expect(details.createdAt.getTime()).toBeLessThan(systemTime.getTime() + 60_000);
   expect(summary?.createdAt.getTime()).toBe(Math.floor(details.createdAt.getTime() / 1000) * 1000);
   await engine.removeContainer(id);
+});
+
+describe('attaching', () => {
+  it('joins the streams of PID 1, which reads the end of its input when that is given up', async () => {
+    const entrypoint = ['/bin/sh', '-c', 'head -c 6; cat >/tmp/rest; echo ended >/tmp/ended; sleep 60'];
+    const { id } = await make({ started: false, entrypoint });
+    const tunnel = await engine.attachTunnel(id);
+    tunnel.write('hello\n'); // before there is anybody to read it
+    await engine.startContainer(id);
+    const [said] = (await once(tunnel, 'data')) as [Buffer];
+    expect(String(said)).toBe('hello\n');
+    tunnel.destroy();
+    const read = () => engine.readContainerFile(id, '/tmp/ended', { maxBytes: 100 });
+    expect(String(await eventually(read))).toBe('ended\n');
+    await engine.removeContainer(id);
+  });
+
+  it('is told of the end of the container', async () => {
+    const { id } = await make({ started: false, entrypoint: ['/bin/sh', '-c', 'echo all'] });
+    const tunnel = await engine.attachTunnel(id);
+    await engine.startContainer(id);
+    expect(await text(tunnel)).toBe('all\n');
+    await engine.removeContainer(id);
+    await expect(engine.attachTunnel(id)).rejects.toMatchObject({ code: 'sandbox_not_found' });
+  });
 });
 
 describe('pausing', () => {

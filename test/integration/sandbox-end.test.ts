@@ -6,10 +6,15 @@ import { dockerClient, eventually, removeAll, RUNTIMES, testManager, testSandbox
 /* What callers are told when a sandbox ends under what they wait for. */
 describe.each(RUNTIMES)('the end of a sandbox of %s under its commands', (runtime) => {
   let manager: SandboxManager;
+  let other: SandboxManager;
   beforeAll(async () => {
     manager = await testManager();
+    other = await testManager({ owner: manager.owner });
   });
-  afterAll(() => removeAll(manager));
+  afterAll(async () => {
+    await other.close();
+    await removeAll(manager);
+  });
 
   const create = () => testSandbox(manager, { runtime, pidsLimit: 2048 });
   const container = ({ id }: Sandbox) => dockerClient().getContainer(`sandyard-${id}`);
@@ -21,8 +26,14 @@ describe.each(RUNTIMES)('the end of a sandbox of %s under its commands', (runtim
     ["it is restarted behind its manager's back", (sandbox) => container(sandbox).restart({ t: 0 }), true],
   ];
 
-  it.each(ENDS)('is the outcome of all that ran when %s', async (_what, end, isGentle) => {
-    const sandbox = await create();
+  // Who makes a sandbox has another way into it than whoever comes later.
+  const CASES = ENDS.flatMap(([what, end, isGentle = false]) => [
+    { what, whom: 'its maker', get: create, end, isGentle },
+    { what, whom: 'another manager', get: async () => other.get((await create()).id), end, isGentle },
+  ]);
+
+  it.each(CASES)('is the outcome for $whom of all that ran when $what', async ({ get, end, isGentle }) => {
+    const sandbox = await get();
     const started = '/workspace/started';
     const execs = [1, 2].map((n) =>
       sandbox.exec(`echo ${n}; touch ${started}${n}; trap '' TERM; sleep 60 & wait; wait`),

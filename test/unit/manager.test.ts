@@ -205,9 +205,9 @@ describe('create as a transaction', () => {
     'inspectImage',
     'fillVolume',
     'createContainer',
+    'attachTunnel',
     'startContainer',
     'verifyContainer',
-    'openTunnel',
   ] as const;
   /** An image without a warden, so that no step is left out. */
   const bare = () => {
@@ -267,6 +267,7 @@ describe('create as a transaction', () => {
     let looked = () => {};
     const look = new Promise<void>((resolve) => (looked = resolve));
     engine.after.verifyContainer = () => looked();
+    engine.before.startContainer = (name) => engine.find(name).warden.cut();
     engine.before.openTunnel = async (name) => {
       await look;
       engine.die(name);
@@ -281,12 +282,20 @@ describe('create as a transaction', () => {
   it('leaves no connection when it fails', async () => {
     const { engine, create } = bare();
     const wardens: FakeContainer[] = [];
-    engine.after.openTunnel = (name) => {
+    engine.before.startContainer = (name) => {
       wardens.push(engine.find(name));
       throw gone;
     };
     await expect(create()).rejects.toBe(gone);
-    expect(wardens.map(({ warden }) => warden.tunnels.size)).toEqual([0]);
+    await vi.waitFor(() => expect(wardens.map(({ warden }) => warden.tunnels.size)).toEqual([0]));
+  });
+
+  it('opens a tunnel where the first one is cut before it is used', async () => {
+    const { engine, create } = bare();
+    engine.before.startContainer = (name) => engine.find(name).warden.cut();
+    const sandbox = await create();
+    expect(engine.count('openTunnel')).toBe(1);
+    expect((await sandbox.exec(['echo', 'here'])).stdout).toBe('here\n');
   });
 
   it('does not remove the container that has its name', async () => {

@@ -218,6 +218,20 @@ static void read_argument(const char *argument)
 		refuse(argument);
 }
 
+static bool is_pipe(int fd)
+{
+	struct stat found;
+
+	return fstat(fd, &found) == 0 && S_ISFIFO(found.st_mode);
+}
+
+/* Whoever has attached to the container is at the other end of its standard streams. */
+static void open_first_tunnel(void)
+{
+	if (is_pipe(0) && is_pipe(1))
+		tunnel_open(fcntl(0, F_DUPFD_CLOEXEC, 3), fcntl(1, F_DUPFD_CLOEXEC, 3));
+}
+
 /* Descriptors 0 to 2 are there, and lead nowhere: nothing that comes later gets one of these numbers by chance. */
 static void close_standard_streams(void)
 {
@@ -255,6 +269,7 @@ int init_main(int argc, char **argv)
 		fail(END_STATE, SOCKET_PATH);
 	record_open(&terms);
 	history_begin();
+	open_first_tunnel();
 	close_standard_streams();
 	for (;;) {
 		loop_round();

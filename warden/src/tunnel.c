@@ -208,7 +208,8 @@ struct tunnel *tunnel_new(int keeper)
 	tunnels = tunnel;
 	tunnel_count++;
 	timer_set(&tunnel->silence, GREETING_MS);
-	watch_for(&tunnel->keeper, EPOLLIN);
+	if (keeper >= 0)
+		watch_for(&tunnel->keeper, EPOLLIN);
 	return tunnel;
 }
 
@@ -226,4 +227,12 @@ bool tunnel_begin(struct tunnel *tunnel, int in, int out)
 	timer_set(&tunnel->silence, SILENCE_MS);
 	greet(tunnel);
 	return true;
+}
+
+void tunnel_open(int in, int out)
+{
+	struct tunnel *tunnel = tunnel_new(-1);
+
+	if (!tunnel_begin(tunnel, in, out))
+		tunnel_close(tunnel);
 }

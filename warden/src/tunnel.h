@@ -31,11 +31,13 @@ struct tunnel {
 /* accept.c */
 int tunnel_open_socket(void);
 
-/* A tunnel that ends with this connection; NULL when there are too many. */
+/* A tunnel that ends with this connection, where it has one (else -1); NULL when there are too many. */
 struct tunnel *tunnel_new(int keeper);
 void tunnel_close(struct tunnel *tunnel);
 /* Has it read and write these. */
 bool tunnel_begin(struct tunnel *tunnel, int in, int out);
+/* A tunnel that reads and writes these. */
+void tunnel_open(int in, int out);
 /* Sends what there is to send, and frees what has ended. */
 void tunnels_settle(void);
 /* Gives back the buffers that are empty. */

@@ -105,6 +105,7 @@ it.each([
   'leaves a warm one whose lease may have been set when the way to it %s',
   async (_, error) => {
     const { creation, plan, engine, log } = world();
+    engine.before.startContainer = (name) => engine.find(name).warden.cut();
     engine.before.openTunnel = () => {
       throw error;
     };

@@ -133,7 +133,11 @@ describe('what a container is made with', () => {
   });
 
   it('leaves no health check and no terminal of the image', () => {
-    expect(options).toMatchObject({ Healthcheck: { Test: ['NONE'] }, Tty: false, OpenStdin: false });
+    expect(options).toMatchObject({ Healthcheck: { Test: ['NONE'] }, Tty: false });
+  });
+
+  it('gives PID 1 the input of whoever attaches to it, and the end of it when that goes', () => {
+    expect(options).toMatchObject({ OpenStdin: true, StdinOnce: true });
   });
 
   it('shares nothing with the spec that a client could change', () => {

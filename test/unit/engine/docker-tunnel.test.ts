@@ -174,6 +174,52 @@ describe('openTunnel', () => {
   });
 });
 
+describe('attachTunnel', () => {
+  /** An engine whose container does with its streams what is to be run. */
+  async function attachable(run: (socket: Socket) => unknown): Promise<DockerEngine> {
+    daemon.handler = (request) => {
+      if (request.method !== 'POST' || !request.path.startsWith('/containers/box/attach?')) return false;
+      run(upgrade(request));
+      return true;
+    };
+    await daemon.listen();
+    return new DockerEngine({ env: daemon.env });
+  }
+
+  it('carries both ways what PID 1 reads and prints', async () => {
+    let input = '';
+    const engine = await attachable((socket) => {
+      socket.on('data', (chunk: Buffer) => (input += String(chunk))).resume();
+      socket.once('end', () => socket.end(frame(1, `${input}, it said`)));
+    });
+    const tunnel = await engine.attachTunnel('box');
+    tunnel.end('hello');
+    expect(await text(tunnel)).toBe('hello, it said');
+    const [, query = ''] = daemon.requests.at(-1)?.path.split('?') ?? [];
+    expect(Object.fromEntries(new URLSearchParams(query))).toMatchObject({
+      stream: 'true',
+      stdin: 'true',
+      stdout: 'true',
+      stderr: 'true',
+    });
+  });
+
+  it('ends without a fault where PID 1 ends before it has printed anything', async () => {
+    const engine = await attachable((socket) => socket.end(frame(2, 'sandyard-warden: no room')));
+    expect(await text(await engine.attachTunnel('box'))).toBe('');
+  });
+
+  it('is refused where there is no such container', async () => {
+    const engine = await attachable(() => {});
+    daemon.handler = (request) => {
+      if (!request.path.includes('/attach?')) return false;
+      upgrade(request, { status: 404, message: 'No such container: box' });
+      return true;
+    };
+    await expect(engine.attachTunnel('box')).rejects.toMatchObject({ code: 'sandbox_not_found' });
+  });
+});
+
 describe('a tunnel under a runtime that leaves streams open', () => {
   it.each<[what: string, container: object, ends: boolean]>([
     ['ends with its container', { HostConfig: { Runtime: 'runsc' } }, true],
