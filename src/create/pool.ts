@@ -12,6 +12,10 @@ export const POOL_LEASE_MS = 10 * 60_000;
 const TICK_MS = 1000;
 /** Renewed when there is less left than that. */
 const RENEW_BELOW_MS = (2 * POOL_LEASE_MS) / 3;
+/** Whoever has got one is about to use it, which the engine's work on the name would slow down. */
+const RENAME_AFTER_MS = 100;
+/** What is done for the pool, whoever's claim has brought it about. */
+const ON_NOBODYS_BEHALF = { actor: 'pool', requestId: undefined, traceId: undefined, spanId: undefined };
 
 interface PoolParts {
   readonly inventory: Inventory;
@@ -41,6 +45,8 @@ export class Pool {
   readonly #taken = new Set<string>();
   readonly #own = new Set<string>();
   readonly #claiming = new Set<Promise<unknown>>();
+  /** Those claimed just now. */
+  readonly #unnamed = new Map<SandboxRecord, NodeJS.Timeout>();
   readonly #filling: Filling;
   #kinds: readonly PoolKind[] = [];
   #closed = false;
@@ -78,6 +84,7 @@ export class Pool {
     this.#closed = true;
     clearInterval(this.#timer);
     await Promise.allSettled([this.#filling.close(), this.#ticking, ...this.#claiming]);
+    await Promise.all([...this.#unnamed.keys()].map((claimed) => this.#rename(claimed)));
     await Promise.all([...this.#own].map((id) => this.#discard(id)));
   }
 
@@ -94,7 +101,7 @@ export class Pool {
       return record;
     } finally {
       this.#claiming.delete(claiming);
-      this.#tick();
+      this.#makeMissing();
     }
   }
 
@@ -121,7 +128,7 @@ export class Pool {
       claimed(id);
       connections.update(given);
       inventory.enter(given);
-      void this.#rename(given);
+      this.#renameSoon(given);
       return given;
     }
     return undefined;
@@ -172,9 +179,7 @@ export class Pool {
 
   #tick(): void {
     if (this.#closed) return;
-    // On nobody's behalf, whoever's claim has brought it about.
-    const context = { actor: 'pool', requestId: undefined, traceId: undefined, spanId: undefined };
-    this.#ticking ??= withContext(context, () => this.#look())
+    this.#ticking ??= withContext(ON_NOBODYS_BEHALF, () => this.#look())
       .then(
         () => (this.#troubled = false),
         (error: unknown) => this.#tellTrouble(error),
@@ -198,7 +203,11 @@ export class Pool {
     const ids = new Set(there.map(({ id }) => id));
     for (const known of [this.#seen, this.#taken, this.#own]) forgetOthers(known, ids);
     await Promise.all(there.map((record) => this.#lookAfter(record)));
-    if (!this.#closed) this.#filling.makeMissing(this.#kinds);
+    this.#makeMissing();
+  }
+
+  #makeMissing(): void {
+    if (!this.#closed) withContext(ON_NOBODYS_BEHALF, () => this.#filling.makeMissing(this.#kinds));
   }
 
   async #lookAfter(record: SandboxRecord): Promise<void> {
@@ -272,7 +281,16 @@ export class Pool {
     }
   }
 
+  #renameSoon(claimed: SandboxRecord): void {
+    this.#unnamed.set(
+      claimed,
+      setTimeout(() => void this.#rename(claimed), RENAME_AFTER_MS),
+    );
+  }
+
   async #rename(claimed: SandboxRecord): Promise<void> {
+    clearTimeout(this.#unnamed.get(claimed));
+    this.#unnamed.delete(claimed);
     try {
       await this.#parts.rename(claimed);
     } catch (error) {

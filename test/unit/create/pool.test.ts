@@ -79,8 +79,6 @@ describe('a claim', () => {
     const engine = new FakeEngine();
     const container = warm(engine, 'a');
     const { pool, rename, claimed, inventory, claims } = await open({ engine });
-    const named = settleable<void>();
-    rename.mockImplementation(() => named.promise);
     const claim = claimOf();
     const given = await pool.claim('k', claim);
     const { token: _, ...visible } = claim;
@@ -89,10 +87,22 @@ describe('a claim', () => {
     expect(decodeClaim(record.blob)).toEqual(claim);
     expect(record).toMatchObject({ idleMs: 60_000, renewMs: HOUR, onExpiry: 'stop', taken: true });
     expect([(record.leaseEndsAt ?? 0) - Date.now(), (record.lastEndsAt ?? 0) - Date.now()]).toEqual([HOUR, 2 * HOUR]);
-    expect([rename.mock.calls.length, claimed.mock.calls, claims.mock.calls]).toEqual([1, [['a']], [['claimed']]]);
+    expect([rename.mock.calls.length, claimed.mock.calls, claims.mock.calls]).toEqual([0, [['a']], [['claimed']]]);
     expect(inventory.find('a')).toMatchObject({ warm: false, projectName: 'claimed' });
     expect(pool.ready).toBe(0);
-    named.resolve(undefined);
+    await pass(100);
+    expect(rename).toHaveBeenCalledOnce();
+    await pool.close();
+    expect(rename).toHaveBeenCalledOnce();
+  });
+
+  it('is renamed when the pool is closed before that', async () => {
+    const engine = new FakeEngine();
+    warm(engine, 'a');
+    const { pool } = await open({ engine });
+    await pool.claim('k', claimOf());
+    await pool.close();
+    expect(names(engine)).toEqual(['sandyard-a']);
   });
 
   it('does without the name, which is told nobody', async () => {
@@ -358,11 +368,20 @@ describe('looking after them', () => {
   });
 
   it('is on nobody’s behalf', async () => {
-    const { pool, contexts } = await open();
+    const { pool, contexts, make } = await open({ kinds: [{ key: 'k', min: 1, max: 1 }] });
+    await pass(1000);
+    const makers: CallContext[] = [];
+    make.mockImplementation(() => {
+      makers.push(currentContext());
+      return Promise.resolve(undefined);
+    });
     await withContext({ actor: 'rest', requestId: 'r' }, () => pool.claim('k', claimOf()));
-    await settle();
-    expect(contexts.at(-1)).toMatchObject({ actor: 'pool', requestId: undefined });
+    await pass(1000);
+    expect(makers).not.toEqual([]);
     expect(contexts.length).toBeGreaterThan(1);
+    for (const context of [...makers, ...contexts]) {
+      expect(context).toMatchObject({ actor: 'pool', requestId: undefined });
+    }
   });
 });
 
@@ -396,13 +415,13 @@ describe('close', () => {
     const opened = await open({ kinds: [{ key: 'k', min: 1, max: 1 }] });
     const { pool, make, engine } = opened;
     await pass(1000);
-    await pool.claim('k', claimOf());
     const slow = settleable<void>();
     const real = make.getMockImplementation();
     make.mockImplementation(async (kind, signal) => {
       await slow.promise;
       return real?.(kind, signal);
     });
+    await pool.claim('k', claimOf());
     await pass(1000);
     expect(pool.filling).toBe(1);
     let closed = false;

@@ -49,9 +49,8 @@ describe('a warm sandbox', () => {
     const info = await sandbox.inspect();
     expect(info).toMatchObject(facts);
     expect(Math.abs(info.expiresAt.getTime() - expiresAt.getTime())).toBeLessThan(2000);
-    await settle();
-    const { spec, name } = engine.find(info.containerId);
-    expect(name).toBe(`sandyard-${sandbox.id}`);
+    await vi.waitFor(() => expect(engine.find(info.containerId).name).toBe(`sandyard-${sandbox.id}`));
+    const { spec } = engine.find(info.containerId);
     expect(spec).toMatchObject(info.limits);
   });
 
