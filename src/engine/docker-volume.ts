@@ -6,12 +6,10 @@ import { QUICK_MS, type EngineConnection } from './connection.js';
 import type { CallOptions, VolumeContent } from './engine.js';
 
 const COPY_MS = 60_000;
-/** How long another that fills the same volume is waited for. */
-const WAIT_MS = 30_000;
+/** How long another that fills the same volume is waited for: longer than it may take itself. */
+const WAIT_MS = COPY_MS + 30_000;
 const TRY_EVERY_MS = 25;
-const LOOK_EVERY_MS = 1000;
-/** Whoever made a container that is older than this has died before removing it. */
-const STALE_MS = 60_000;
+const REMOVE_EVERY_MS = 1000;
 
 const LOCK_PREFIX = 'sandyard-fill-';
 
@@ -19,6 +17,9 @@ const LOCK_PREFIX = 'sandyard-fill-';
  * Fills a volume by making a container with it that is never started: the engine then copies what the image has at the
  * mount point into a volume that is empty, and leaves one alone that isn't. The container's name is the lock, as an
  * engine gives a name once: so two managers never copy at once, and none takes a half-copied volume for a full one.
+ *
+ * Whoever finds the name taken removes that container, as the manager that made it may be dead. Nothing is lost where it
+ * isn't: until the engine has copied, it answers that there is no such container to remove, though it may list it.
  */
 export async function fillVolume(
   connection: EngineConnection,
@@ -27,7 +28,7 @@ export async function fillVolume(
 ): Promise<void> {
   await makeVolume(connection, volume, options);
   const until = Date.now() + WAIT_MS;
-  let lookAt = 0;
+  let removeAt = 0;
   for (;;) {
     try {
       return await copyOnce(connection, volume, options);
@@ -35,9 +36,9 @@ export async function fillVolume(
       if (!isSandyardError(error, 'name_conflict')) throw error;
       if (Date.now() > until) throw stillFilling(volume, error);
     }
-    if (Date.now() >= lookAt) {
-      await removeStale(connection, volume, options);
-      lookAt = Date.now() + LOOK_EVERY_MS;
+    if (Date.now() >= removeAt) {
+      await remove(connection, lockName(volume), options);
+      removeAt = Date.now() + REMOVE_EVERY_MS;
     }
     await sleep(TRY_EVERY_MS);
   }
@@ -82,40 +83,22 @@ function toCopyOptions({ name, image, path, labels }: VolumeContent): Docker.Con
   };
 }
 
-/** Removes what a manager left behind that died between making and removing it. By the engine's clock alone. */
-async function removeStale(connection: EngineConnection, volume: VolumeContent, options: CallOptions): Promise<void> {
-  const name = lockName(volume);
-  const settings = { doing: 'inspect', container: name, deadlineMs: QUICK_MS, idempotent: true, ...options };
-  try {
-    const found = await connection.call({ operation: 'inspect_container', ...settings }, (docker, abortSignal) =>
-      docker.getContainer(name).inspect({ abortSignal }),
-    );
-    const { SystemTime } = await connection.call<{ SystemTime: string }>({ operation: 'info', ...settings }, (docker) =>
-      docker.info(),
-    );
-    if (Date.parse(SystemTime) - Date.parse(found.Created) > STALE_MS) await remove(connection, found.Id);
-  } catch (error) {
-    // Gone meanwhile, or so new that the engine has only its name yet.
-    if (!isSandyardError(error, 'sandbox_not_found')) throw error;
-  }
-}
-
-async function remove(connection: EngineConnection, id: string): Promise<void> {
-  const settings = { doing: 'remove', container: id, deadlineMs: COPY_MS, idempotent: true };
+async function remove(connection: EngineConnection, container: string, options: CallOptions = {}): Promise<void> {
+  const settings = { doing: 'remove', container, deadlineMs: COPY_MS, idempotent: true, ...options };
   try {
     // Its anonymous volumes, where the image declares any, go with it; the named one stays.
     await connection.call({ operation: 'remove_container', ...settings }, (docker, abortSignal) =>
-      docker.getContainer(id).remove({ force: true, v: true, abortSignal }),
+      docker.getContainer(container).remove({ force: true, v: true, abortSignal }),
     );
   } catch (error) {
-    // Somebody else has removed it, or is about to.
+    // There is none yet, or somebody else has removed it or is about to.
     if (!isSandyardError(error, 'sandbox_not_found') && !isSandyardError(error, 'wrong_state')) throw error;
   }
 }
 
-function stillFilling({ name }: VolumeContent, cause: unknown): SandyardError {
-  const hint = `Remove the container ${LOCK_PREFIX}${name} if nothing fills that volume, and try again.`;
-  const message = `The volume ${name} has been filled by another manager for more than ${WAIT_MS / 1000} s.`;
+function stillFilling(volume: VolumeContent, cause: unknown): SandyardError {
+  const hint = `If the engine stays so, restart it: it keeps the name ${lockName(volume)} for a container.`;
+  const message = `The volume ${volume.name} has been filled by another manager for more than ${WAIT_MS / 1000} s.`;
   return new SandyardError('engine_timeout', message, { hint, cause });
 }
 

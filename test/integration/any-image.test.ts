@@ -1,23 +1,32 @@
+import { spawn } from 'node:child_process';
 import { copyFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 
 import { buildImage } from '../../scripts/images.mjs';
 import type { Sandbox, SandboxManager } from '../../src/index.js';
+import { firstLine, killHard } from '../fixtures/manager-process.js';
 import { ROOT } from '../fixtures/service.js';
 import { compileStaticProgram } from '../fixtures/static-program.js';
 import { dockerClient, IMAGE, newOwner, removeAll, RUN_SUFFIX, RUNTIMES, testManager } from '../fixtures/run.js';
 
 const FIXTURES = `${ROOT}/test/fixtures/static-program`;
+const DYING_MANAGER = fileURLToPath(new URL('../fixtures/dying-manager.ts', import.meta.url));
 const BARE_IMAGE = `sandyard-bare:${RUN_SUFFIX}`;
-/** The sandbox image under an id of this run's, so that its warden is in no volume yet. */
-const SOURCE_IMAGE = `sandyard-source:${RUN_SUFFIX}`;
+const SMALL = { image: BARE_IMAGE, memoryLimit: '64m' };
+
+/** An image that has the warden, and the volume that this is put in. */
+interface Source {
+  readonly image: string;
+  readonly volume: string;
+}
 
 describe('an image with one static program and no shell', () => {
   const docker = dockerClient();
   const directories: string[] = [];
-  let volume: string;
+  let source: Source;
   let managers: readonly [SandboxManager, SandboxManager];
 
   async function temporary(): Promise<string> {
@@ -26,46 +35,83 @@ describe('an image with one static program and no shell', () => {
     return path;
   }
 
+  /** The sandbox image under another id, so that its warden is in no volume yet. */
+  async function makeSource(name: string): Promise<Source> {
+    const context = await temporary();
+    const image = `sandyard-source-${name}:${RUN_SUFFIX}`;
+    await writeFile(join(context, 'Dockerfile'), `FROM ${IMAGE}\nLABEL sandyard.test-source=${image}\n`);
+    await buildImage(docker, { context, dockerfile: 'Dockerfile', tag: image });
+    const { Id } = await docker.getImage(image).inspect();
+    return { image, volume: `sandyard-warden-${Id.replace('sha256:', '').slice(0, 12)}` };
+  }
+
+  async function removeSource({ image, volume }: Source): Promise<void> {
+    await docker.getVolume(volume).remove();
+    await docker.getImage(image).remove({ force: true });
+  }
+
+  function openTwo({ image }: Source): Promise<[SandboxManager, SandboxManager]> {
+    const options = { owner: newOwner(), image };
+    return Promise.all([testManager(options), testManager(options)]);
+  }
+  const volumesOf = async ({ volume }: Source) =>
+    ((await docker.listVolumes({ filters: { name: [volume] } })).Volumes ?? []).map(({ Name }) => Name);
+  const fillersOf = async ({ volume }: Source) =>
+    (await docker.listContainers({ all: true, filters: { name: [`sandyard-fill-${volume}`] } })).map(({ Id }) => Id);
+
   beforeAll(async () => {
     const context = await temporary();
     await copyFile(join(FIXTURES, 'Dockerfile'), join(context, 'Dockerfile'));
     await compileStaticProgram(join(context, 'program'));
     await buildImage(docker, { context, dockerfile: 'Dockerfile', include: ['program'], tag: BARE_IMAGE });
-    const source = await temporary();
-    await writeFile(join(source, 'Dockerfile'), `FROM ${IMAGE}\nLABEL sandyard.test-source=${RUN_SUFFIX}\n`);
-    await buildImage(docker, { context: source, dockerfile: 'Dockerfile', tag: SOURCE_IMAGE });
-    const { Id } = await docker.getImage(SOURCE_IMAGE).inspect();
-    volume = `sandyard-warden-${Id.replace('sha256:', '').slice(0, 12)}`;
-    const owner = newOwner();
-    const options = { owner, image: SOURCE_IMAGE };
-    managers = await Promise.all([testManager(options), testManager(options)]);
+    source = await makeSource('shared');
+    managers = await openTwo(source);
   });
   afterAll(async () => {
     for (const manager of managers ?? []) await removeAll(manager);
-    if (volume !== undefined) await docker.getVolume(volume).remove();
-    for (const image of [BARE_IMAGE, SOURCE_IMAGE]) await docker.getImage(image).remove({ force: true });
+    if (source !== undefined) await removeSource(source);
+    await docker.getImage(BARE_IMAGE).remove({ force: true });
     await Promise.all(directories.map((path) => rm(path, { recursive: true, force: true })));
   });
 
   it('gets the warden from one volume, which two managers fill at once and the next sandbox finds', async () => {
-    const wardens = async () =>
-      ((await docker.listVolumes({ filters: { name: [volume] } })).Volumes ?? []).map(({ Name }) => Name);
-    expect(await wardens()).toEqual([]);
-    const made = await Promise.all(
-      managers.flatMap((manager) => [1, 2].map(() => manager.create({ image: BARE_IMAGE, memoryLimit: '64m' }))),
-    );
+    const { volume } = source;
+    expect(await volumesOf(source)).toEqual([]);
+    const made = await Promise.all(managers.flatMap((manager) => [1, 2].map(() => manager.create(SMALL))));
     const said = await Promise.all(made.map((sandbox) => sandbox.exec(['/program', 'say', 'it', 'runs'])));
     expect(said.map(({ stdout }) => stdout)).toEqual(made.map(() => 'it runs\n'));
-    expect(await wardens()).toEqual([volume]);
+    expect(await volumesOf(source)).toEqual([volume]);
     const filled = await docker.getVolume(volume).inspect();
 
-    const next = await managers[0].create({ image: BARE_IMAGE, memoryLimit: '64m' });
+    const next = await managers[0].create(SMALL);
     const found = await docker.getContainer(`sandyard-${next.id}`).inspect();
     expect(found.Mounts).toMatchObject([{ Type: 'volume', Name: volume, RW: false }]);
     expect(await docker.getVolume(volume).inspect()).toEqual(filled);
-    const fillers = await docker.listContainers({ all: true, filters: { name: [`sandyard-fill-${volume}`] } });
-    expect(fillers).toEqual([]);
+    expect(await fillersOf(source)).toEqual([]);
     await Promise.all([...made, next].map((sandbox) => sandbox.destroy()));
+  });
+
+  it.each([
+    ['before', 0],
+    ['after', 1],
+  ])('gets it, too, where a manager was killed %s the engine had filled the volume', async (when, left) => {
+    const own = await makeSource(when);
+    onTestFinished(async () => {
+      for (const id of await fillersOf(own)) await docker.getContainer(id).remove();
+      await removeSource(own);
+    });
+    await killManager(own, `${when} filling`);
+    expect(await volumesOf(own)).toEqual([own.volume]);
+    expect(await fillersOf(own)).toHaveLength(left);
+
+    const next = await openTwo(own);
+    onTestFinished(async () => {
+      await Promise.all(next.map(removeAll));
+    });
+    const made = await Promise.all(next.map((manager) => manager.create(SMALL)));
+    const said = await Promise.all(made.map((sandbox) => sandbox.exec(['/program', 'say', 'it', 'runs'])));
+    expect(said.map(({ stdout }) => stdout)).toEqual(made.map(() => 'it runs\n'));
+    expect(await fillersOf(own)).toEqual([]);
   });
 
   describe.each(RUNTIMES)('on %s', (runtime) => {
@@ -130,3 +176,15 @@ describe('an image with one static program and no shell', () => {
     });
   });
 });
+
+/** Kills a manager whose create stands still at that step. */
+async function killManager({ image }: Source, step: string): Promise<void> {
+  const options = JSON.stringify({ steps: [step], create: SMALL });
+  const child = spawn(process.execPath, ['--import', 'tsx', DYING_MANAGER, newOwner(), 'halt', options], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, SANDBOX_IMAGE: image },
+  });
+  onTestFinished(() => killHard(child));
+  expect(JSON.parse(await firstLine(child))).toEqual([null]);
+  await killHard(child);
+}

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 
 import { DockerEngine } from '../../../src/engine/docker-engine.js';
 import { FakeDaemon, json, type DaemonRequest } from '../../fixtures/fake-daemon.js';
@@ -13,12 +13,12 @@ const LOCK = 'sandyard-fill-sandyard-warden-1';
 
 let daemon: FakeDaemon;
 let engine: DockerEngine;
-/** What the engine has, and how old the container is that holds the lock. */
-let state: { labels: object | null; locked: boolean; ageMs: number; created: Record<string, unknown>[] };
+/** What the engine has. While it copies, the name is taken by a container that isn't there yet. */
+let state: { labels: object | null; locked: boolean; copying: boolean; created: Record<string, unknown>[] };
 
 beforeEach(async () => {
   daemon = await FakeDaemon.make();
-  state = { labels: VOLUME.labels, locked: false, ageMs: 0, created: [] };
+  state = { labels: VOLUME.labels, locked: false, copying: false, created: [] };
   daemon.handler = answer;
   await daemon.listen();
   engine = new DockerEngine({ env: daemon.env });
@@ -37,15 +37,11 @@ function answer({ method, path, body, response }: DaemonRequest): boolean {
     return json(response, 201, { Id: 'f1' });
   }
   if (method === 'DELETE' && path.startsWith('/containers/')) {
+    if (!state.locked || state.copying) return json(response, 404, { message: 'No such container' });
     state.locked = false;
     response.writeHead(204).end();
     return true;
   }
-  const now = Date.parse('2026-01-01T00:00:00Z');
-  if (asked === `GET /containers/${LOCK}/json`) {
-    return json(response, 200, { Id: 'f0', Created: new Date(now - state.ageMs).toISOString() });
-  }
-  if (asked === 'GET /info') return json(response, 200, { SystemTime: new Date(now).toISOString() });
   return false;
 }
 
@@ -79,22 +75,47 @@ describe('fillVolume', () => {
     expect(state.locked).toBe(false);
   });
 
-  it('waits for another manager', async () => {
-    state.locked = true;
-    setTimeout(() => (state.locked = false), 150);
+  it('waits for another manager, for which the engine copies', async () => {
+    Object.assign(state, { locked: true, copying: true });
+    setTimeout(() => Object.assign(state, { locked: false, copying: false }), 150);
     await engine.fillVolume(VOLUME);
-    expect(daemon.count('DELETE')).toBe(1);
+    expect(state.created).toHaveLength(1);
+    expect(daemon.count('POST /containers/create')).toBeGreaterThan(2);
   });
 
-  it('removes what a dead manager left, by the clock of the engine', async () => {
-    Object.assign(state, { locked: true, ageMs: 61_000 });
+  it('removes what a dead manager left, and waits for nothing', async () => {
+    state.locked = true;
     await engine.fillVolume(VOLUME);
-    expect(daemon.count('DELETE /containers/f0')).toBe(1);
-    expect(state.created).toHaveLength(1);
+    expect(daemon.count(`DELETE /containers/${LOCK}`)).toBe(1);
+    expect(daemon.count('POST /containers/create')).toBe(2);
+    expect(state).toMatchObject({ locked: false, created: [{ Image: 'with-warden' }] });
+  });
+
+  it('removes it, too, when that was still copying for the dead manager', async () => {
+    Object.assign(state, { locked: true, copying: true });
+    setTimeout(() => (state.copying = false), 150);
+    await engine.fillVolume(VOLUME);
+    expect(daemon.count(`DELETE /containers/${LOCK}`)).toBe(2);
+    expect(state).toMatchObject({ locked: false, created: [{ Image: 'with-warden' }] });
+  });
+
+  it('waits for longer than a copy may take, and not for ever', async () => {
+    vi.useFakeTimers({ toFake: ['Date'] });
+    onTestFinished(() => void vi.useRealTimers());
+    Object.assign(state, { locked: true, copying: true });
+    const tries = () => daemon.count('POST /containers/create');
+    const filled = engine.fillVolume(VOLUME);
+    filled.catch(() => {});
+    await vi.waitUntil(() => tries() > 0);
+    vi.setSystemTime(Date.now() + 61_000);
+    const before = tries();
+    await vi.waitUntil(() => tries() > before + 2);
+    vi.setSystemTime(Date.now() + 30_000);
+    await expect(filled).rejects.toMatchObject({ code: 'engine_timeout', hint: expect.stringContaining(LOCK) });
   });
 
   it('gives up with the caller', async () => {
-    state.locked = true;
+    Object.assign(state, { locked: true, copying: true });
     await expect(engine.fillVolume(VOLUME, { signal: AbortSignal.timeout(200) })).rejects.toMatchObject({
       code: 'aborted',
     });
