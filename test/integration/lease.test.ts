@@ -183,10 +183,10 @@ describe.each(RUNTIMES)('the record of a sandbox of %s', (runtime) => {
   });
 
   it.concurrent('is idle from when its last process ended', async () => {
-    await using sandbox = await start('--idle-ms=3000');
+    await using sandbox = await start('--idle-ms=6000');
     const ids = { cwd: '/', env: [], uid: 1000, gid: 1000, graceMs: 100 };
-    await sandbox.channel().spawn({ id: 'a', argv: ['sleep', '5.5'], ...ids }).exit;
-    await sleep(1500);
+    await sandbox.channel().spawn({ id: 'a', argv: ['sleep', '8'], ...ids }).exit;
+    await sleep(2000);
     expect(await sandbox.isRunning()).toBe(true);
     expect(await sandbox.ended()).toBe(91);
   });
