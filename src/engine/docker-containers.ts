@@ -121,12 +121,18 @@ export async function removeContainer(
   { unlessRunning = false, ...options }: CallOptions & { readonly unlessRunning?: boolean },
 ): Promise<void> {
   const about = { doing: 'remove', container: reference };
-  try {
-    await changeState(
+  const remove = () =>
+    changeState(
       connection,
       { operation: 'remove_container', ...about, deadlineMs: WORK_MS, ...options },
       (container, abortSignal) => container.remove({ force: !unlessRunning, v: true, abortSignal }),
     );
+  try {
+    await remove().catch(async (error: unknown) => {
+      if (!saysThat.wasBusyWithIt((error as Error).cause)) throw error;
+      await sleep(LOOK_EVERY_MS);
+      await remove(); // nothing runs in it any more
+    });
   } catch (error) {
     if (isSandyardError(error, 'sandbox_not_found')) return;
     if (saysThat.mustNotBeRemoved((error as Error).cause)) throw error;

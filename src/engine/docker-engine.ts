@@ -53,6 +53,8 @@ interface SystemInfo {
 /** An Engine that is a real one, by dockerode: Docker, or what speaks its API. */
 export class DockerEngine implements Engine {
   readonly #connection: EngineConnection;
+  /** Containers that are being renamed or removed: what is renamed while it is removed, an engine may half forget. */
+  readonly #changes = new Map<string, Promise<void>>();
 
   /** A ready dockerode client, or the environment in which to look for an engine. Does no I/O. */
   constructor(source: { docker: Docker } | { env: EngineEnvironment }, options: { telemetry?: Telemetry } = {}) {
@@ -124,7 +126,7 @@ export class DockerEngine implements Engine {
   }
 
   removeContainer(reference: string, options: CallOptions & { unlessRunning?: boolean } = {}): Promise<void> {
-    return removeContainer(this.#connection, reference, options);
+    return this.#alone(reference, () => removeContainer(this.#connection, reference, options));
   }
 
   pauseContainer(reference: string, options: CallOptions = {}): Promise<void> {
@@ -136,7 +138,7 @@ export class DockerEngine implements Engine {
   }
 
   renameContainer(reference: string, name: string, options: CallOptions = {}): Promise<void> {
-    return renameContainer(this.#connection, reference, { ...options, name });
+    return this.#alone(reference, () => renameContainer(this.#connection, reference, { ...options, name }));
   }
 
   updateContainer(reference: string, limits: ContainerLimits, options: CallOptions = {}): Promise<void> {
@@ -188,5 +190,17 @@ export class DockerEngine implements Engine {
 
   close(): void {
     this.#connection.close();
+  }
+
+  /** Acts when what is being done with the container by these means is done. */
+  async #alone(reference: string, act: () => Promise<void>): Promise<void> {
+    const before = this.#changes.get(reference);
+    const change = before === undefined ? act() : before.catch(() => {}).then(act);
+    this.#changes.set(reference, change);
+    try {
+      await change;
+    } finally {
+      if (this.#changes.get(reference) === change) this.#changes.delete(reference);
+    }
   }
 }

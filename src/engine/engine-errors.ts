@@ -128,6 +128,8 @@ export const saysThat = {
   /** Of one that doesn't run, too. */
   isNotPaused: (error: unknown) => /is not paused/i.test(readFault(error).text),
   mustNotBeRemoved: (error: unknown) => /cannot remove a (running|paused) container/i.test(readFault(error).text),
+  /** It wrote what it knows of the container while it removed that. */
+  wasBusyWithIt: (error: unknown) => /unable to remove filesystem.*directory not empty/i.test(readFault(error).text),
   hasThatName: (error: unknown) => /with the same name as its current name/i.test(readFault(error).text),
   hasNoSuchFile: (error: unknown) => /could not find the file|: not a directory/i.test(readFault(error).text),
   hasNone: (error: unknown) => readFault(error).statusCode === 404,

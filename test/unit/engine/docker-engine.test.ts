@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { DockerEngine } from '../../../src/engine/docker-engine.js';
 import type { ContainerSpec } from '../../../src/engine/engine.js';
-import { answers, FakeDaemon, json, type DaemonHandler } from '../../fixtures/fake-daemon.js';
+import { answers, FakeDaemon, json, type DaemonHandler, type DaemonRequest } from '../../fixtures/fake-daemon.js';
 
 let daemon: FakeDaemon;
 beforeEach(async () => {
@@ -137,6 +137,44 @@ describe('changes', () => {
     await engine.removeContainer('box');
     expect(daemon.requests.at(-1)?.path).toMatch(/force=true/);
     expect(daemon.requests.at(-1)?.path).toMatch(/v=true/);
+  });
+
+  it('remove tries again where the engine was writing down the container', async () => {
+    let answered = 0;
+    const engine = await start(
+      answers({
+        'DELETE /containers/box': ({ response }) => {
+          answered += 1;
+          if (answered > 1) return json(response, 204, undefined);
+          return json(response, 500, {
+            message: 'unable to remove filesystem for c1: unlinkat /var/lib/docker/containers/c1: directory not empty',
+          });
+        },
+      }),
+    );
+    await engine.removeContainer('box');
+    expect(answered).toBe(2);
+  });
+
+  it('removes no container while it renames it, nor the other way round', async () => {
+    const order: string[] = [];
+    const slowly =
+      (what: string) =>
+      ({ response }: DaemonRequest): boolean => {
+        order.push(`${what} begins`);
+        setTimeout(() => {
+          order.push(`${what} ends`);
+          json(response, 204, undefined);
+        }, 30);
+        return true;
+      };
+    const engine = await start(
+      answers({ 'POST /containers/box/rename': slowly('rename'), 'DELETE /containers/box': slowly('remove') }),
+    );
+    const steps = ['rename begins', 'rename ends', 'remove begins', 'remove ends'];
+    await Promise.all([engine.renameContainer('box', 'new'), engine.removeContainer('box')]);
+    await Promise.all([engine.removeContainer('box'), engine.renameContainer('box', 'new')]);
+    expect(order).toEqual([...steps, ...steps.slice(2), ...steps.slice(0, 2)]);
   });
 
   it('remove waits with whoever else removes it', async () => {
