@@ -7,7 +7,7 @@ import type Docker from 'dockerode';
 
 import type { Sandbox, SandboxManager } from '../../src/index.js';
 import { createByHand } from './by-hand.js';
-import { interleave, percentile, timed, type Pair, type Samples } from './measure.js';
+import { interleave, percentile, timed, withoutPair, type Pair, type Samples } from './measure.js';
 import { containerOf, needed, openManager, type Bench, type Row } from './row.js';
 
 const run = promisify(execFile);
@@ -141,7 +141,7 @@ async function withMany(bench: Bench, toPair: (one: OneOfMany) => Pair): Promise
   const sandbox = await manager.get(needed(sandboxes[0]).id);
   const container = await containerOf(bench.docker, sandbox);
   await settle();
-  return await interleave(toPair({ manager, sandbox, container }), { rounds: 40, warmUpCalls: 40 });
+  return withoutPair(await interleave(toPair({ manager, sandbox, container }), { rounds: 40, warmUpCalls: 40 }));
 }
 
 /** What is the warden's alone, in MiB; where it can't be seen from outside, all that it has in memory, as it tells itself. */

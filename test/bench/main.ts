@@ -117,12 +117,18 @@ async function measureAll(
   };
   for (const row of chosen) {
     console.error(`${row.title} …`);
-    const samples = await row.measure(bench);
-    const cpu = profiles && samples.pair !== undefined ? await profile(samples.pair, options) : undefined;
-    if (profiles && cpu === undefined)
-      console.error('  … has no profile: it needs /proc, two sides, and the engine here');
-    if (samples.ours.length > 0) results.push({ ...toResult(row, samples), cpu });
-    else console.error('  … can only be measured where the engine runs on this machine');
+    try {
+      const samples = await row.measure(bench);
+      const cpu = profiles && samples.pair !== undefined ? await profile(samples.pair, options) : undefined;
+      if (profiles && cpu === undefined)
+        console.error('  … has no profile: it needs /proc, two sides, and the engine here');
+      if (samples.ours.length > 0) results.push({ ...toResult(row, samples), cpu });
+      else console.error('  … can only be measured where the engine runs on this machine');
+    } catch (error) {
+      // What took minutes to measure is told all the same.
+      console.error('  … failed:', error);
+      process.exitCode = 1;
+    }
   }
   return results;
 }

@@ -82,3 +82,8 @@ export function percentile(values: readonly number[], part: number): number {
   const above = sorted[Math.ceil(at)] ?? Number.NaN;
   return below + (above - below) * (at - Math.floor(at));
 }
+
+/** Of two sides that can't be run any more, as what they need is gone by then. */
+export function withoutPair({ ours, byHand }: Samples): Samples {
+  return { ours, byHand };
+}

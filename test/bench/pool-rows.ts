@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import type { Sandbox, SandboxManager } from '../../src/index.js';
 import { createByHand, execByHand } from './by-hand.js';
-import { interleave, timed, type Samples } from './measure.js';
+import { interleave, timed, withoutPair, type Samples } from './measure.js';
 import { openManager, type Bench, type Row } from './row.js';
 
 const POOL_SIZE = 20;
@@ -85,8 +85,7 @@ export const poolRows: readonly Row[] = [
 
 async function withPool(bench: Bench, measure: (manager: SandboxManager) => Promise<Samples>): Promise<Samples> {
   await using manager = await openManager(bench, { pool: { size: POOL_SIZE } });
-  const { ours, byHand } = await measure(manager);
-  return { ours, byHand }; // without what it would take to profile it: the manager is closed by then
+  return withoutPair(await measure(manager));
 }
 
 /** How long it takes to have one, with a full pool and nothing else going on. */
