@@ -14,6 +14,8 @@ const TICK_MS = 1000;
 const RENEW_BELOW_MS = (2 * POOL_LEASE_MS) / 3;
 /** Whoever has got one is about to use it, which the engine's work on the name would slow down. */
 const RENAME_AFTER_MS = 100;
+/** The same for one that another manager has claimed, which then hasn't done it: an engine may half remove what two change at once. */
+const RENAME_OTHERS_AFTER_MS = 3000;
 /** What is done for the pool, whoever's claim has brought it about. */
 const ON_NOBODYS_BEHALF = { actor: 'pool', requestId: undefined, traceId: undefined, spanId: undefined };
 
@@ -45,7 +47,7 @@ export class Pool {
   readonly #taken = new Set<string>();
   readonly #own = new Set<string>();
   readonly #claiming = new Set<Promise<unknown>>();
-  /** Those claimed just now. */
+  /** Those that were claimed and have their old name, and what gives them the new one. */
   readonly #unnamed = new Map<SandboxRecord, NodeJS.Timeout>();
   readonly #filling: Filling;
   #kinds: readonly PoolKind[] = [];
@@ -128,7 +130,7 @@ export class Pool {
       claimed(id);
       connections.update(given);
       inventory.enter(given);
-      this.#renameSoon(given);
+      this.#renameIn(RENAME_AFTER_MS, given);
       return given;
     }
     return undefined;
@@ -239,7 +241,7 @@ export class Pool {
       if (claim !== undefined) {
         const claimed = claimedAs(this.#parts.inventory.find(record.id) ?? record, claim);
         this.#parts.inventory.enter(claimed);
-        await this.#rename(claimed);
+        this.#renameIn(RENAME_OTHERS_AFTER_MS, claimed);
       } else if (blob.length === 0 && taken) {
         // Until it is taken, its maker is at it yet, and would set the lease that a claim has been given.
         this.#seen.set(record.id, { version, renewAt: renewalOf(leaseLeftMs) });
@@ -281,16 +283,17 @@ export class Pool {
     }
   }
 
-  #renameSoon(claimed: SandboxRecord): void {
+  #renameIn(ms: number, claimed: SandboxRecord): void {
     this.#unnamed.set(
       claimed,
-      setTimeout(() => void this.#rename(claimed), RENAME_AFTER_MS),
+      setTimeout(() => void this.#rename(claimed), ms),
     );
   }
 
   async #rename(claimed: SandboxRecord): Promise<void> {
     clearTimeout(this.#unnamed.get(claimed));
     this.#unnamed.delete(claimed);
+    if (this.#parts.inventory.find(claimed.id) === undefined) return;
     try {
       await this.#parts.rename(claimed);
     } catch (error) {

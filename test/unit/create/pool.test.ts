@@ -205,6 +205,8 @@ describe('several managers', () => {
     const engine = new FakeEngine();
     warm(engine, 'a', { claim: claimOf() });
     const { inventory, make } = await open({ engine, kinds: [{ key: 'k', min: 0, max: 1 }] });
+    expect(names(engine)).toEqual([poolName('a')]); // it may be about to have it from who has claimed it
+    await pass(3000);
     expect(names(engine)).toEqual(['sandyard-a']);
     expect(inventory.find('a')).toMatchObject({ warm: false, env: { A: 'b' } });
     expect(make).not.toHaveBeenCalled();
@@ -219,7 +221,17 @@ describe('several managers', () => {
     expect(await pool.claim('k', claimOf())).toBeUndefined();
     expect(claims.mock.calls).toEqual([['lost'], ['empty']]);
     await pass(1000);
+    await pass(3000);
     expect(names(engine)).toEqual(['sandyard-a']);
+  });
+
+  it('leave one alone that is destroyed before it has its name', async () => {
+    const engine = new FakeEngine();
+    warm(engine, 'a', { claim: claimOf() });
+    const { rename } = await open({ engine });
+    await engine.removeContainer(poolName('a'));
+    await pass(3000);
+    expect(rename).not.toHaveBeenCalled();
   });
 
   it('can claim one that was renewed since', async () => {
