@@ -107,6 +107,22 @@ describe('a manager that is killed in the middle of a create', () => {
 });
 
 describe('managers of one owner', () => {
+  it('have each a way in of their own: its maker by PID 1, another by a command', async () => {
+    const [maker, other] = [await open(), await open()];
+    const { id } = await maker.create(SMALL);
+    const execs = async () => ((await docker.getContainer(`sandyard-${id}`).inspect()).ExecIDs ?? []).length;
+    expect((await maker.exec(id, ['echo', 'first'])).stdout).toBe('first\n');
+    expect(await execs()).toBe(0);
+    expect((await other.exec(id, ['echo', 'second'])).stdout).toBe('second\n');
+    expect(await execs()).toBe(1);
+    await maker.close();
+    expect((await other.exec(id, ['echo', 'third'])).stdout).toBe('third\n');
+    expect(await execs()).toBe(1);
+    const again = await open();
+    expect((await again.exec(id, ['echo', 'fourth'])).stdout).toBe('fourth\n');
+    expect(await execs()).toBe(2);
+  });
+
   it('adopt what the others have made', async () => {
     const first = await open();
     const sandbox = await first.create({ ...SMALL, ttlMs: 60_000 });
