@@ -139,6 +139,7 @@ export class SandboxManager implements AsyncDisposable {
       all: (call) => directory.all(call),
       readClaim: (record) => this.#readClaim(record),
       isTaken: (record) => records.isTaken(record),
+      setLimits: ({ containerId, limits }) => engine.updateContainer(containerId, limits),
     });
     const reaper = options.reaper === false ? undefined : (options.reaper ?? {});
     this.#schedule = reaper === undefined ? undefined : checkSchedule(reaper.schedule ?? DEFAULT_REAPER_SCHEDULE);

@@ -28,6 +28,7 @@ interface MakingParts {
   /** What a warm one was claimed as, by its record; `undefined` when nobody has claimed it. */
   readonly readClaim: (record: SandboxRecord) => Promise<Claim | undefined>;
   readonly isTaken: (record: SandboxRecord) => Promise<boolean>;
+  readonly setLimits: (record: SandboxRecord) => Promise<void>;
   readonly lifecycle: LifecycleEvents;
   readonly telemetry: Telemetry;
   readonly log: Log;
@@ -88,6 +89,8 @@ export class Making {
       // One that its manager has left half-made is no answer: it will end by itself.
       if (!(await this.#parts.isTaken(record))) continue;
       checkContent(record.madeFor.content, madeFor);
+      // Whoever claimed a warm one may have died before it had the limits it was asked for.
+      if (record.pool !== null) await this.#parts.setLimits(record);
       return record;
     }
     return this.#make(given, options);

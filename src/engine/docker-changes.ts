@@ -66,7 +66,9 @@ export async function updateContainer(
     NanoCpus: Math.round(limits.cpus * 1e9),
     PidsLimit: limits.pids,
   };
+  const settings = Object.keys(asked) as (keyof typeof asked)[];
   const { State, HostConfig } = await inspect(connection, reference, options);
+  if (settings.every((setting) => HostConfig[setting] === asked[setting])) return; // also where the runtime couldn't
   if (State.Running && asked.Memory < (HostConfig.Memory ?? 0)) {
     await refuseLessThanUsed(connection, reference, { memoryBytes: asked.Memory, ...options });
   }
@@ -76,7 +78,6 @@ export async function updateContainer(
     (docker, abortSignal) => docker.getContainer(reference).update({ ...asked, abortSignal }),
   );
   const { HostConfig: found } = await inspect(connection, reference, options);
-  const settings = Object.keys(asked) as (keyof typeof asked)[];
   const missing = settings.filter((setting) => found[setting] !== asked[setting]);
   if (missing.length === 0) return;
   const told = missing.map((setting) => `${setting} is ${String(found[setting])}, not ${asked[setting]}`).join('; ');

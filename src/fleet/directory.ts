@@ -40,8 +40,9 @@ export class SandboxDirectory {
     // What there is a connection to, or what the engine has told of, is there, and is ours.
     const known = inventory.live ? inventory.find(id) : connections.connected(id);
     if (known?.warm === false) return known;
-    // An id that can't be one isn't asked for: it would become part of a path.
-    const names = fields.id.safeParse(id).success ? [containerName(id), poolName(id)] : [];
+    // An id that can't be one isn't asked for: it would become part of a path. One that was just claimed may be renamed
+    // between two looks, and is renamed once.
+    const names = fields.id.safeParse(id).success ? [containerName(id), poolName(id), containerName(id)] : [];
     for (const name of names) {
       const record = await this.#inspect(name, options);
       if (record?.warm === false) return record;

@@ -162,8 +162,9 @@ async function checkOnEngine(
   const found = await eventually(
     async () => {
       const { State, HostConfig, ExecIDs } = await container.inspect();
-      const execs = (ExecIDs as string[] | null) ?? [];
-      return execs.length === 0 ? { State, HostConfig } : undefined;
+      // Of one that a manager made and didn't live to start, the engine keeps the id for some minutes.
+      const execs = await Promise.all(((ExecIDs as string[] | null) ?? []).map((exec) => isExecRunning(docker, exec)));
+      return execs.includes(true) ? undefined : { State, HostConfig };
     },
     { what: `the end of all execs of ${id}` },
   ).catch((error: unknown) => String(error));
@@ -174,6 +175,15 @@ async function checkOnEngine(
     ...(found.HostConfig.Memory === memoryBytes ? [] : [`${id} has ${found.HostConfig.Memory} bytes of memory`]),
     ...(processes.length === 1 ? [] : [`${id} runs ${JSON.stringify(processes)}`]),
   ];
+}
+
+async function isExecRunning(docker: Docker, id: string): Promise<boolean> {
+  try {
+    return (await docker.getExec(id).inspect()).Running;
+  } catch (error) {
+    if ((error as { statusCode?: number }).statusCode === 404) return false;
+    throw error;
+  }
 }
 
 /**

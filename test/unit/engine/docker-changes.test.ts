@@ -114,6 +114,12 @@ describe('changing the limits', () => {
     expect(JSON.parse(body)).toEqual(APPLIED);
   });
 
+  it('does nothing where they are so', async () => {
+    start(APPLIED, APPLIED);
+    await engine.updateContainer('box', LIMITS);
+    expect(daemon.count('POST')).toBe(0);
+  });
+
   it('names what is not in force afterwards', async () => {
     start({ Memory: 2 ** 27 }, { ...APPLIED, MemorySwap: -1, PidsLimit: null });
     await expect(engine.updateContainer('box', LIMITS)).rejects.toMatchObject({

@@ -41,6 +41,14 @@ describe.each([true, false])('with an inventory: %s', (opens) => {
     },
   );
 
+  it('finds one that gets its name between two looks', async () => {
+    const { directory, engine } = await world({ opens });
+    engine.before.inspectContainer = async (name) => {
+      if (name === 'sandyard-pool-late') await engine.renameContainer(name, 'sandyard-late');
+    };
+    expect(await directory.find('late', {})).toMatchObject({ name: 'sandyard-late', projectName: 'claimed' });
+  });
+
   it('has those that somebody has among all, as what they are', async () => {
     const { directory } = await world({ opens });
     const all = await directory.all({});
@@ -77,14 +85,18 @@ it('does not take an engine that fails for a sandbox that is missing', async () 
   await expect(directory.find('plain', {})).rejects.toBe(error);
 });
 
-it('asks the engine for nothing that is known, and for each of two names where it is not', async () => {
+it('asks the engine for nothing that is known, and for its names where it is not', async () => {
   const { directory, engine } = await world({ opens: true });
   const before = engine.calls.length;
   await directory.find('plain', {});
   await directory.all({});
   expect(engine.calls).toHaveLength(before);
   await directory.find('none', {}).catch(() => {});
-  expect(engine.calls.slice(before).map(({ args }) => args[0])).toEqual(['sandyard-none', 'sandyard-pool-none']);
+  expect(engine.calls.slice(before).map(({ args }) => args[0])).toEqual([
+    'sandyard-none',
+    'sandyard-pool-none',
+    'sandyard-none',
+  ]);
 });
 
 it('counts what is promised to those that are there and not excepted', async () => {
