@@ -66,8 +66,10 @@ export class SandboxConnections {
     return { channel: connection.channel, release };
   }
 
-  /** Gives it the tunnel that the next hold is to use, for a sandbox that was just made. It is closed with the others.
-   * Throws `manager_closed`. */
+  /**
+   * Gives it the tunnel that the next hold is to use, for a sandbox that was just made. It is closed with the others.
+   * Throws `manager_closed`.
+   */
   enter(record: SandboxRecord, tunnel: Duplex): void {
     tunnel.on('error', () => {}); // should it be cut before it is used, another is opened
     try {

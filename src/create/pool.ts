@@ -14,7 +14,10 @@ const TICK_MS = 1000;
 const RENEW_BELOW_MS = (2 * POOL_LEASE_MS) / 3;
 /** Whoever has got one is about to use it, which the engine's work on the name would slow down. */
 const RENAME_AFTER_MS = 100;
-/** The same for one that another manager has claimed, which then hasn't done it: an engine may half remove what two change at once. */
+/**
+ * The same for one that another manager has claimed, and then hasn't done it: an engine may half remove what two change
+ * at once.
+ */
 const RENAME_OTHERS_AFTER_MS = 3000;
 /** What is done for the pool, whoever's claim has brought it about. */
 const ON_NOBODYS_BEHALF = { actor: 'pool', requestId: undefined, traceId: undefined, spanId: undefined };

@@ -93,7 +93,10 @@ async function hijack(
         hint: 'A proxy between Sandyard and the engine must let the upgrade of a connection pass.',
       });
     }
-    abortSignal.throwIfAborted(); // nobody waits for it any more
+    if (abortSignal.aborted) {
+      stream.destroy(); // nobody waits for it any more
+      throw abortSignal.reason;
+    }
     return stream;
   } catch (error) {
     hangUp.abort();

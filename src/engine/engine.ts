@@ -152,7 +152,8 @@ export interface Engine {
   /** Succeeds when it is called so already. Throws `name_conflict`. */
   renameContainer(reference: string, name: string, options?: CallOptions): Promise<void>;
   /**
-   * Of a container in any state; does nothing to one that has these. Throws `wrong_state` when it uses more memory than it is to have, `limit_exceeded`, and
+   * Of a container in any state; does nothing to one that has these.
+   * Throws `wrong_state` when it uses more memory than it is to have, `limit_exceeded`, and
    * `engine_error` when the engine or the runtime can't, or when it isn't so afterwards.
    */
   updateContainer(reference: string, limits: ContainerLimits, options?: CallOptions): Promise<void>;

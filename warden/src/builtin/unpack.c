@@ -160,7 +160,7 @@ static int put_link(const struct tar_member *member, int dir, const char *name)
 	return 0;
 }
 
-/* Its target is found as any member's place is, and may be a file that was there before. */
+/* What it links to is looked for beneath the directory, as a member's place is, and need not be of this archive. */
 static int put_hard_link(struct tar_member *member, int dir, const char *name)
 {
 	const char *target;
