@@ -51,18 +51,23 @@ export async function createByHand(docker: Docker, { image, labels }: ByHandOpti
 export interface ExecByHand {
   readonly exitCode: number | null;
   readonly stdoutBytes: number;
+  /** When the first of them came, by `performance.now()`. */
+  readonly firstOutputAt: number | null;
 }
 
 export async function execByHand(container: Docker.Container, command: string[]): Promise<ExecByHand> {
   const exec = await container.exec({ Cmd: command, User: USER, AttachStdout: true, AttachStderr: true });
   const stream = await exec.start({});
   let stdoutBytes = 0;
+  let firstOutputAt: number | null = null;
   const split = splitter((kind, data) => {
-    if (kind === STDOUT) stdoutBytes += data.length;
+    if (kind !== STDOUT) return;
+    firstOutputAt ??= performance.now();
+    stdoutBytes += data.length;
   });
   for await (const chunk of stream as AsyncIterable<Buffer>) split(chunk);
   const { ExitCode } = await exec.inspect();
-  return { exitCode: ExitCode, stdoutBytes };
+  return { exitCode: ExitCode, stdoutBytes, firstOutputAt };
 }
 
 const STDOUT = 1;

@@ -18,8 +18,7 @@ import { ServiceProcess } from './services.js';
 
 /*
  * Measures what Sandyard promises to be at least as quick as, side by side with the raw engine, in one run on one machine:
- * the ratios are what counts. A value is the median of 30 samples or more, unless its row says otherwise; each transfer is
- * a sample of its own, and there are seven.
+ * the ratios are what counts. A value is the median of 30 samples or more, unless its row says otherwise.
  */
 
 const HELP = `Usage: npm run bench -- [--quick] [--only NAME]... [--json FILE]

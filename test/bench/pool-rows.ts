@@ -1,8 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import type { Sandbox, SandboxManager } from '../../src/index.js';
-import { createByHand, execByHand } from './by-hand.js';
-import { interleave, timed, withoutPair, type Samples } from './measure.js';
+import { createByHand } from './by-hand.js';
+import { createToFirstOutputByHand, firstOutputOf } from './first-output.js';
+import { interleave, withoutPair, type Samples } from './measure.js';
 import { openManager, type Bench, type Row } from './row.js';
 
 const POOL_SIZE = 20;
@@ -18,7 +19,7 @@ export const poolRows: readonly Row[] = [
     measure: (bench) =>
       withPool(bench, (manager) => {
         const pair = {
-          ours: () => claim(manager, () => Promise.resolve()),
+          ours: () => claim(manager, () => performance.now()),
           async byHand() {
             const start = performance.now();
             const container = await createByHand(bench.docker, bench.byHand);
@@ -38,15 +39,8 @@ export const poolRows: readonly Row[] = [
     measure: (bench) =>
       withPool(bench, (manager) => {
         const pair = {
-          ours: () => claim(manager, (sandbox) => sandbox.exec(['echo', 'ready'])),
-          async byHand() {
-            const start = performance.now();
-            const container = await createByHand(bench.docker, bench.byHand);
-            await execByHand(container, ['echo', 'ready']);
-            const ms = performance.now() - start;
-            await container.remove({ force: true });
-            return ms;
-          },
+          ours: () => claim(manager, firstOutputOf),
+          byHand: () => createToFirstOutputByHand(bench.docker, bench.byHand),
         };
         return interleave(pair, { rounds: bench.quick ? 5 : 30, warmUpCalls: 20 });
       }),
@@ -88,16 +82,12 @@ async function withPool(bench: Bench, measure: (manager: SandboxManager) => Prom
   return withoutPair(await measure(manager));
 }
 
-/** How long it takes to have one, with a full pool and nothing else going on. */
-async function claim(manager: SandboxManager, use: (sandbox: Sandbox) => Promise<unknown>): Promise<number> {
+/** How long it takes to have one and to do `until` with it, which says when, with a full pool and nothing else going on. */
+async function claim(manager: SandboxManager, until: (sandbox: Sandbox) => number | Promise<number>): Promise<number> {
   await whenFull(manager);
-  let sandbox: Sandbox | undefined;
-  const ms = await timed(async () => {
-    sandbox = await manager.create();
-    await use(sandbox);
-  });
-  await sandbox?.destroy();
-  return ms;
+  const start = performance.now();
+  await using sandbox = await manager.create();
+  return (await until(sandbox)) - start;
 }
 
 async function whenFull(manager: SandboxManager): Promise<void> {

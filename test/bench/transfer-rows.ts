@@ -7,7 +7,7 @@ import { containerOf, needed, type Row } from './row.js';
 
 const MIB = 1024 * 1024;
 
-/** The bytes of a file go up, down, and through standard output. Each sample is a transfer of its own, so there are few. */
+/** The bytes of a file go up, down, and through standard output. Each sample is a transfer of its own. */
 export function transferRows(size: number): Row[] {
   const bytes = size * MIB;
   const bar = { kind: 'faster', value: 1 } as const;
@@ -78,7 +78,7 @@ export function transferRows(size: number): Row[] {
 }
 
 function transferRounds(quick: boolean): { rounds: number } {
-  return { rounds: quick ? 3 : 7 };
+  return { rounds: quick ? 3 : 30 };
 }
 
 // oxlint-disable-next-line require-await
