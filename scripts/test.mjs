@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { spawn } from 'node:child_process';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { build } from './build.mjs';
 import { reportFailure, ROOT } from './setup/common.mjs';
 import { checkNode, ensurePackages } from './setup/packages.mjs';
@@ -116,13 +116,30 @@ async function suite(name, env) {
   tally.failed += counted.numFailedTests + skipped + unloaded;
   const failed = counted.numFailedTests + unloaded;
   tally.lines.push(`${name}: ${counted.numPassedTests} passed, ${failed} failed, ${skipped} skipped (${seconds} s)`);
+  tally.lines.push(...describeFailures(counted.testResults));
+}
+
+/** What failed, once more beside the sums: who reads the end of a long log should see it. */
+function describeFailures(files) {
+  return files.flatMap(({ name, message, assertionResults }) => [
+    ...(assertionResults.length === 0 ? [`  ${relative(ROOT, name)}: ${firstLine(message)}`] : []),
+    ...assertionResults
+      .filter(({ status }) => status === 'failed')
+      .map(
+        ({ fullName, failureMessages: [said = ''] }) => `  ${relative(ROOT, name)}: ${fullName}: ${firstLine(said)}`,
+      ),
+  ]);
+}
+
+function firstLine(text) {
+  return text.trim().split('\n', 1)[0];
 }
 
 function readReport(path) {
   try {
     return JSON.parse(readFileSync(path, 'utf8'));
   } catch {
-    return { numPassedTests: 0, numFailedTests: 0, numPendingTests: 0, numTodoTests: 0 };
+    return { numPassedTests: 0, numFailedTests: 0, numPendingTests: 0, numTodoTests: 0, testResults: [] };
   }
 }
 

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 
 import type { CreateOptions, LifecycleEvent, Sandbox, SandboxManager } from '../../src/index.js';
 import { eventually, removeAll, RUNTIMES, sleep, testManager, untilPrinted } from '../fixtures/run.js';
@@ -15,8 +15,12 @@ const USES = {
   },
 } as const;
 
-/** Long enough for a sandbox to be made, and used, on a machine that is busy with the others. */
-const LIVES_MS: Readonly<Record<string, number>> = { runc: 3000, runsc: 9000 };
+/** Longer than anything is done here in one step, on a machine that is busy with the others. */
+const IDLE_MS: Readonly<Record<string, number>> = { runc: 4000, runsc: 9000 };
+/** Longer than the whole of a case: only what is renewed with less ends by it. */
+const LEASE_MS = 120_000;
+/** What is refused must not take as long as a call that nothing answers. */
+const AT_ONCE_MS = 10_000;
 
 describe.each(RUNTIMES)('what has expired, on %s', (runtime) => {
   let manager: SandboxManager;
@@ -35,15 +39,17 @@ describe.each(RUNTIMES)('what has expired, on %s', (runtime) => {
   afterAll(() => removeAll(manager));
 
   const make = async (options: CreateOptions) => {
-    const sandbox = await manager.create({ memoryLimit: '128m', runtime, ...options });
+    const sandbox = await manager.create({ memoryLimit: '128m', runtime, ttlMs: LEASE_MS, ...options });
     await sandbox.files.write('/workspace/file', 'content');
     return sandbox;
   };
   const reaches = (sandbox: Sandbox, wanted: 'exited' | 'paused' | 'running') =>
     eventually(async () => ((await sandbox.inspect()).state === wanted ? true : undefined), { what: wanted });
+  /** The engine's events may come after what they tell of is seen. */
+  const isTold = (sandbox: Sandbox, last: readonly string[]) =>
+    vi.waitFor(() => expect(told(sandbox.id).slice(-last.length)).toEqual(last), { timeout: AT_ONCE_MS });
 
-  const livesMs = LIVES_MS[runtime] ?? 9000;
-  const ends = { lease: { ttlMs: livesMs }, idle: { idleTimeoutMs: livesMs } };
+  const ends = { lease: {}, idle: { idleTimeoutMs: IDLE_MS[runtime] ?? 9000 } };
   const kinds = Object.entries(ends).flatMap(([end, lease]) =>
     (['stop', 'pause'] as const).flatMap((onExpiry) =>
       [true, false].map((wakeOnUse) => ({ end, lease, onExpiry, wakeOnUse })),
@@ -58,6 +64,7 @@ describe.each(RUNTIMES)('what has expired, on %s', (runtime) => {
       const reason = end === 'idle' && onExpiry === 'stop' ? 'idle' : 'lease_expired';
       const done = uses.map(async ([, use]) => {
         const sandbox = await make({ onExpiry, wakeOnUse, ...lease });
+        if (end === 'lease') await sandbox.renew({ ttlMs: 500 });
         await reaches(sandbox, state);
         const ended = `${onExpiry === 'stop' ? 'stopped' : 'paused'} ${reason}`;
         if (!wakeOnUse) {
@@ -66,9 +73,9 @@ describe.each(RUNTIMES)('what has expired, on %s', (runtime) => {
           // The engine may have told that it has ended before its connection broke.
           const code = onExpiry === 'pause' ? 'wrong_state' : expect.stringMatching(/^(wrong_state|sandbox_died)$/);
           await expect(use(sandbox)).rejects.toMatchObject({ code, ...details });
-          expect(performance.now() - began).toBeLessThan(2000);
+          expect(performance.now() - began).toBeLessThan(AT_ONCE_MS);
           expect((await sandbox.inspect()).state).toBe(state);
-          expect(told(sandbox.id).slice(-1)).toEqual([ended]);
+          await isTold(sandbox, [ended]);
           await (onExpiry === 'stop' ? sandbox.start() : sandbox.unpause());
           expect(await use(sandbox)).toContain('content');
           return;
@@ -76,11 +83,10 @@ describe.each(RUNTIMES)('what has expired, on %s', (runtime) => {
         expect(await use(sandbox)).toContain('content');
         const info = await sandbox.inspect();
         expect(info.state).toBe('running');
-        expect(info.expiresAt.getTime()).toBeGreaterThan(Date.now());
-        const woken = `${onExpiry === 'stop' ? 'started' : 'unpaused'} woken`;
-        await eventually(async () => (told(sandbox.id).includes(woken) ? true : undefined));
-        expect(told(sandbox.id).slice(-2)).toEqual([ended, woken]);
-        await reaches(sandbox, state); // its new lease ends as the first
+        expect(info.expiresAt.getTime()).toBeGreaterThan(Date.now() + LEASE_MS / 2);
+        await isTold(sandbox, [ended, `${onExpiry === 'stop' ? 'started' : 'unpaused'} woken`]);
+        if (end === 'lease') await sandbox.renew({ ttlMs: 500 });
+        await reaches(sandbox, state); // it ends as it did before
       });
       await Promise.all(done);
     },
@@ -111,7 +117,7 @@ describe.each(RUNTIMES)('what has expired, on %s', (runtime) => {
     for (const use of Object.values(USES)) {
       await expect(use(sandbox)).rejects.toMatchObject({ code: 'wrong_state', details: { state: 'paused' } });
     }
-    expect(performance.now() - began).toBeLessThan(3000);
+    expect(performance.now() - began).toBeLessThan(AT_ONCE_MS);
     await sleep(1500);
     expect((await sandbox.unpause()).state).toBe('running');
     const whole = Array.from({ length: 40 }, (_, index) => `${index + 1}\n`).join('');
