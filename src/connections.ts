@@ -17,6 +17,8 @@ interface Connection {
   record: SandboxRecord;
   readonly channel: Channel;
   holders: number;
+  /** How many of them use the sandbox, and don't only ask after it. */
+  users: number;
   lastUsed: number;
   /** When a use of it last began, by a clock that never jumps. */
   usedAt: number;
@@ -86,8 +88,16 @@ export class SandboxConnections {
   use(record: SandboxRecord): HeldChannel {
     const held = this.hold(record);
     const connection = this.#connections.get(record.id);
-    if (connection !== undefined) connection.usedAt = performance.now();
-    return held;
+    if (connection === undefined) return held;
+    connection.usedAt = performance.now();
+    connection.users += 1;
+    let released = false;
+    const release = () => {
+      if (!released) connection.users -= 1;
+      released = true;
+      held.release();
+    };
+    return { channel: held.channel, release };
   }
 
   /** The record of a sandbox whose tunnel is open, so that it is there and runs. */
@@ -143,6 +153,7 @@ export class SandboxConnections {
       record,
       channel: new Channel({ connect: (options) => this.#connect(connection, options) }),
       holders: 0,
+      users: 0,
       lastUsed: Date.now(),
       usedAt: -Infinity,
       tunnels: 0,
@@ -169,13 +180,14 @@ export class SandboxConnections {
     }
   }
 
-  async #openTunnel({ record, usedAt }: Connection, options: { signal?: AbortSignal }): Promise<Duplex> {
+  async #openTunnel(connection: Connection, options: { signal?: AbortSignal }): Promise<Duplex> {
+    const { record, usedAt } = connection;
     const open = () => this.#engine.openTunnel(record.containerId, [WARDEN_PATH, 'connect'], options);
     try {
       return await open();
     } catch (error) {
-      const mayWake = isSandyardError(error, 'wrong_state') && performance.now() - usedAt < WAKES_MS;
-      if (!mayWake || !(await this.#wake(record))) throw error;
+      const isUsed = connection.users > 0 && performance.now() - usedAt < WAKES_MS;
+      if (!isUsed || !isSandyardError(error, 'wrong_state') || !(await this.#wake(record))) throw error;
     }
     return open();
   }

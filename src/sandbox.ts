@@ -146,8 +146,9 @@ export class Sandbox implements AsyncDisposable {
    * Starts it again after a stop, with a new lease where the old one has stopped it. Its files are there; what ran is not.
    */
   async start({ signal }: CallOptions = {}): Promise<SandboxInfo> {
-    await this.#change(['started'], (engine) => engine.startContainer(this.#record.containerId, { signal }));
-    if (this.#record.onExpiry === 'pause') await this.#context.records.revive(this.#record, signal);
+    const started = this.#change(['started'], (engine) => engine.startContainer(this.#record.containerId, { signal }));
+    const isRevived = this.#record.onExpiry === 'pause';
+    await (isRevived ? this.#context.records.revive(this.#record, { after: started, signal }) : started);
     return this.inspect({ signal });
   }
 
@@ -181,8 +182,10 @@ export class Sandbox implements AsyncDisposable {
 
   /** Has it go on, with a new lease where the end of the old one has paused it. */
   async unpause({ signal }: CallOptions = {}): Promise<SandboxInfo> {
-    await this.#change(['unpaused'], (engine) => engine.unpauseContainer(this.#record.containerId, { signal }));
-    await this.#context.records.revive(this.#record, signal);
+    const unpaused = this.#change(['unpaused'], (engine) =>
+      engine.unpauseContainer(this.#record.containerId, { signal }),
+    );
+    await this.#context.records.revive(this.#record, { after: unpaused, signal });
     return this.inspect({ signal });
   }
 

@@ -1,7 +1,7 @@
 import { RemoteError, type RemoteRecord } from '../channel/messages.js';
 import { parseRecordFile } from '../channel/record-file.js';
 import type { SandboxConnections } from '../connections.js';
-import type { Engine } from '../engine/engine.js';
+import type { CallOptions, Engine } from '../engine/engine.js';
 import { isSandyardError, SandyardError, type ErrorCode } from '../errors.js';
 import type { KnownLeases } from '../record/leases.js';
 import type { Log } from '../log.js';
@@ -35,6 +35,8 @@ interface RecordsParts {
 /** The records that sandboxes keep themselves: their leases, and what warm ones were claimed as. */
 export class Records {
   readonly #parts: RecordsParts;
+  /** Those that run again, or are about to, with the lease that had ended. */
+  readonly #reviving = new Set<string>();
 
   constructor(parts: RecordsParts) {
     this.#parts = parts;
@@ -72,28 +74,40 @@ export class Records {
     return this.#parts.leases.renew(record.id, leaseLeftMs ?? ttlMs);
   }
 
-  /** Gives one whose lease has ended, and that runs all the same, the lease that it gets when it is started. */
-  async revive(record: SandboxRecord, signal?: AbortSignal): Promise<void> {
-    const revived = async ({ channel }: HeldChannel) => {
-      const { leaseLeftMs, renewMs, version } = await channel.record();
-      if (leaseLeftMs !== 0) return undefined;
-      const ttlMs = renewMs ?? record.ttlMs;
-      try {
-        return (await channel.setRecord({ version, ttlMs })).leaseLeftMs ?? ttlMs;
-      } catch (error) {
-        if (error instanceof RemoteError && error.errno === EAGAIN) return undefined; // somebody else has
-        throw error;
-      }
-    };
-    const leftMs = await this.ask(record, revived, signal);
-    if (leftMs !== undefined) this.#parts.leases.renew(record.id, leftMs);
+  /**
+   * Gives one whose lease has ended, and that runs all the same once `after` has come, the lease that it gets when it is started.
+   * Until it has that, it doesn't count as one that is to be paused.
+   */
+  async revive(record: SandboxRecord, { after, signal }: CallOptions & { after: Promise<void> }): Promise<void> {
+    this.#reviving.add(record.id);
+    try {
+      await after;
+      const leftMs = await this.ask(record, (held) => this.#giveLease(record, held), signal);
+      if (leftMs !== undefined) this.#parts.leases.renew(record.id, leftMs);
+    } finally {
+      this.#reviving.delete(record.id);
+    }
+  }
+
+  async #giveLease(record: SandboxRecord, { channel }: HeldChannel): Promise<number | undefined> {
+    const { leaseLeftMs, renewMs, version } = await channel.record();
+    if (leaseLeftMs !== 0) return undefined;
+    const ttlMs = renewMs ?? record.ttlMs;
+    try {
+      return (await channel.setRecord({ version, ttlMs })).leaseLeftMs ?? ttlMs;
+    } catch (error) {
+      if (error instanceof RemoteError && error.errno === EAGAIN) return undefined; // somebody else has
+      throw error;
+    }
   }
 
   /** Whether the lease or idle timeout of one that runs has ended, so that it is to be paused. */
   async hasEnded(record: SandboxRecord): Promise<boolean> {
+    if (this.#reviving.has(record.id)) return false;
     const { leaseLeftMs }: RemoteRecord = await this.ask(record, ({ channel }) => channel.record());
     if (leaseLeftMs !== null) this.#parts.leases.see(record, leaseLeftMs);
-    return leaseLeftMs === 0;
+    // The answer may be older than its new lease.
+    return leaseLeftMs === 0 && !this.#reviving.has(record.id);
   }
 
   /** When the lease of one that can't be asked ends, by its record; `undefined` where it has none that can be read. */

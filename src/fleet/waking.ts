@@ -47,11 +47,12 @@ export class Waking {
       await engine.startContainer(containerId);
     } else if (state === 'paused' && (await this.#leaseHasEnded(record))) {
       lifecycle.intend(id, 'woken', ['unpaused']);
-      await engine.unpauseContainer(containerId);
+      const unpaused = engine.unpauseContainer(containerId);
       // Over the connection that waits for this: so not before this has answered.
-      void records.revive(record).catch((error: unknown) => {
+      void records.revive(record, { after: unpaused }).catch((error: unknown) => {
         log.warn({ sandbox: id, error }, 'could not give a sandbox that was woken a new lease');
       });
+      await unpaused;
     } else {
       return false;
     }

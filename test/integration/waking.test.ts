@@ -64,7 +64,7 @@ describe.each(RUNTIMES)('what has expired, on %s', (runtime) => {
       const reason = end === 'idle' && onExpiry === 'stop' ? 'idle' : 'lease_expired';
       const done = uses.map(async ([, use]) => {
         const sandbox = await make({ onExpiry, wakeOnUse, ...lease });
-        if (end === 'lease') await sandbox.renew({ ttlMs: 500 });
+        if (end === 'lease') await sandbox.renew({ ttlMs: 1000 });
         await reaches(sandbox, state);
         const ended = `${onExpiry === 'stop' ? 'stopped' : 'paused'} ${reason}`;
         if (!wakeOnUse) {
@@ -85,7 +85,7 @@ describe.each(RUNTIMES)('what has expired, on %s', (runtime) => {
         expect(info.state).toBe('running');
         expect(info.expiresAt.getTime()).toBeGreaterThan(Date.now() + LEASE_MS / 2);
         await isTold(sandbox, [ended, `${onExpiry === 'stop' ? 'started' : 'unpaused'} woken`]);
-        if (end === 'lease') await sandbox.renew({ ttlMs: 500 });
+        if (end === 'lease') await sandbox.renew({ ttlMs: 1000 });
         await reaches(sandbox, state); // it ends as it did before
       });
       await Promise.all(done);

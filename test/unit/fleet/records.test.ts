@@ -4,9 +4,13 @@ import { FrameType } from '../../../src/channel/wire.js';
 import { SandyardError } from '../../../src/errors.js';
 import { DISCARDED } from '../../../src/record/record.js';
 import { claimOf, HOUR, makeFleet, plant, recordOf, settle, type Planted } from '../../fixtures/fake-fleet.js';
+import { settleable } from '../../../src/settleable.js';
 import { answer } from '../../fixtures/warden-wire.js';
 
 afterEach(() => void vi.useRealTimers());
+
+/** Nothing is to be waited for. */
+const running = { after: Promise.resolve() };
 
 function world(given: Planted = {}) {
   const fleet = makeFleet();
@@ -83,19 +87,41 @@ describe('the lease', () => {
   it('that has ended is given anew, once, whoever asks', async () => {
     const { records, record, warden, leases } = world({ traits: { onExpiry: 'pause' } });
     warden.record.renewMs = 2 * HOUR;
-    await records.revive(record);
+    await records.revive(record, running);
     expect(warden.record.version).toBe(1n);
     warden.record.expire();
-    await Promise.all([records.revive(record), records.revive(record)]);
+    await Promise.all([records.revive(record, running), records.revive(record, running)]);
     expect([warden.record.expired, warden.record.version]).toEqual([false, 2n]);
     expect(leases.endOf(record).getTime() - Date.now()).toBeGreaterThan(HOUR);
+  });
+
+  it('that is about to be given anew has not ended', async () => {
+    const { records, record, warden } = world({ traits: { onExpiry: 'pause' } });
+    warden.record.expire();
+    const unpaused = settleable<void>();
+    const revived = records.revive(record, { after: unpaused.promise });
+    expect(await records.hasEnded(record)).toBe(false);
+    unpaused.resolve(undefined);
+    await revived;
+    expect(await records.hasEnded(record)).toBe(false);
+    warden.record.expire();
+    expect(await records.hasEnded(record)).toBe(true);
+  });
+
+  it('has not ended by an answer from before it was given anew', async () => {
+    const { records, record, warden } = world({ traits: { onExpiry: 'pause' } });
+    warden.record.expire();
+    const looked = records.hasEnded(record);
+    const revived = records.revive(record, running);
+    expect(await looked).toBe(false);
+    await revived;
   });
 
   it('is not given to what ends all the same', async () => {
     const { records, record, warden, refuse } = world();
     warden.record.expire();
     refuse(FrameType.recordSet, 62);
-    await expect(records.revive(record)).rejects.toMatchObject({ code: 'wrong_state' });
+    await expect(records.revive(record, running)).rejects.toMatchObject({ code: 'wrong_state' });
   });
 
   it('has ended, by what the sandbox says', async () => {

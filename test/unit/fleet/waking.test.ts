@@ -118,6 +118,19 @@ describe('a use', () => {
     vi.useRealTimers();
   });
 
+  it('that is over does not have a look wake it', async () => {
+    const { connections, record, container, engine } = world();
+    const held = connections.use(record);
+    await held.channel.usage();
+    held.release();
+    held.release();
+    container.warden.record.expire();
+    await engine.pauseContainer(container.id);
+    connections.cut('a');
+    await expect(connections.hold(record).channel.usage()).rejects.toMatchObject({ code: 'wrong_state' });
+    expect(container.state).toBe('paused');
+  });
+
   it('is none where somebody only looks', async () => {
     const { connections, record, container } = world({ state: 'paused' });
     container.warden.record.expire();
