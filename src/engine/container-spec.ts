@@ -2,6 +2,7 @@ import type Docker from 'dockerode';
 
 import { SandyardError } from '../errors.js';
 import type { ContainerSpec, VolumeMount } from './engine.js';
+import { SECCOMP_PROFILE } from './seccomp-profile.js';
 
 /** PID 1 is the warden, and root, so that user code, which never is, can neither signal nor read it. */
 const INIT_USER = '0:0';
@@ -74,7 +75,7 @@ function toHostConfig(spec: ContainerSpec): Docker.HostConfig & { CgroupnsMode: 
     Privileged: false,
     CapDrop: ['ALL'],
     CapAdd: [...INIT_CAPABILITIES],
-    SecurityOpt: ['no-new-privileges:true'], // and the engine's own seccomp profile, as nothing else is said
+    SecurityOpt: ['no-new-privileges:true', `seccomp=${SECCOMP_PROFILE}`],
     MaskedPaths: MASKED_PATHS,
     IpcMode: 'private',
     CgroupnsMode: 'private',
@@ -192,5 +193,11 @@ function describeUlimits(ulimits: Docker.HostConfig['Ulimits']): string {
 /** An engine may add options of its own; none of them may take away what was asked for. */
 function isHardened(options: readonly string[]): boolean {
   const loosened = options.some((option) => /[:=](false|unconfined|disable)$/.test(option));
-  return !loosened && options.some((option) => /^no-new-privileges([:=]true)?$/.test(option));
+  const filters = options.filter((option) => /^seccomp[:=]/.test(option));
+  return (
+    !loosened &&
+    options.some((option) => /^no-new-privileges([:=]true)?$/.test(option)) &&
+    filters.length > 0 &&
+    filters.every((option) => option.slice('seccomp='.length) === SECCOMP_PROFILE)
+  );
 }

@@ -107,6 +107,12 @@ const ANSWER_RULES: readonly Rule[] = [
   },
   {
     code: 'engine_error',
+    text: /seccomp is not enabled/i,
+    message: ({ doing }) => `The engine could not ${doing}: its kernel can't filter system calls (seccomp).`,
+    hint: 'Use a kernel with CONFIG_SECCOMP_FILTER, and an engine that is built with seccomp.',
+  },
+  {
+    code: 'engine_error',
     text: /OCI runtime.*(exec format error|executable file not found|no such file or directory|permission denied)/i,
     message: ({ doing, container }, text) => `The engine could not ${doing} ${container ?? 'a container'}: ${text}`,
     hint: WARDEN_HINT,

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 
 import { toCreateOptions, verifyApplied } from '../../../src/engine/container-spec.js';
 import type { ContainerSpec } from '../../../src/engine/engine.js';
+import { SECCOMP_PROFILE } from '../../../src/engine/seccomp-profile.js';
 
 const GIB = 1024 ** 3;
 const SPEC: ContainerSpec = {
@@ -23,6 +24,9 @@ const SPEC: ContainerSpec = {
 const WITH_VOLUME = { ...SPEC, volume: { name: 'sandyard-warden-1', target: '/usr/lib/sandyard' } };
 const MOUNT = { Type: 'volume', Name: 'sandyard-warden-1', Destination: '/usr/lib/sandyard', RW: false };
 const ANONYMOUS = { Type: 'volume', Name: 'a'.repeat(64), Destination: '/data', RW: true };
+
+const SECCOMP = `seccomp=${SECCOMP_PROFILE}`;
+const NO_NEW_PRIVILEGES = 'no-new-privileges:true';
 
 const options = toCreateOptions(SPEC);
 const host = options.HostConfig as Docker.HostConfig & Record<string, unknown>;
@@ -50,7 +54,7 @@ describe('what a container is made with', () => {
     ['Privileged', false],
     ['CapDrop', ['ALL']],
     ['CapAdd', ['CHOWN', 'KILL', 'SETGID', 'SETPCAP', 'SETUID']],
-    ['SecurityOpt', ['no-new-privileges:true']],
+    ['SecurityOpt', ['no-new-privileges:true', SECCOMP]],
     ['IpcMode', 'private'],
     ['CgroupnsMode', 'private'],
     ['LogConfig', { Type: 'none', Config: {} }],
@@ -167,8 +171,8 @@ describe('verifyApplied', () => {
     ['empty lists as null', applied({ Binds: null, Mounts: null, PidMode: '' }, { Mounts: null })],
     ["Linux's names of capabilities, in any order", applied({ CapAdd: LINUX_NAMES })],
     ["the engine's own runtime", applied({ Runtime: 'runc' })],
-    ['more security options', applied({ SecurityOpt: ['no-new-privileges:true', 'seccomp=x'] })],
-    ['no-new-privileges in short', applied({ SecurityOpt: ['no-new-privileges'] })],
+    ['more security options', applied({ SecurityOpt: [NO_NEW_PRIVILEGES, 'apparmor=x', SECCOMP] })],
+    ['no-new-privileges in short', applied({ SecurityOpt: ['no-new-privileges', SECCOMP] })],
     ['a volume that the image declares', applied({}, declaring({ '/data': {} }))],
   ])('takes %s', (_, found) => {
     expect(() => verifyApplied(SPEC, found)).not.toThrow();
@@ -188,8 +192,11 @@ describe('verifyApplied', () => {
     ['CapDrop', applied({ CapDrop: null })],
     ['CapAdd', applied({ CapAdd: ['SYS_ADMIN'] })],
     ['SecurityOpt', applied({ SecurityOpt: null })],
-    ['SecurityOpt', applied({ SecurityOpt: ['no-new-privileges:false'] })],
-    ['SecurityOpt', applied({ SecurityOpt: ['no-new-privileges:true', 'seccomp=unconfined'] })],
+    ['SecurityOpt', applied({ SecurityOpt: ['no-new-privileges:false', SECCOMP] })],
+    ['SecurityOpt', applied({ SecurityOpt: [NO_NEW_PRIVILEGES] })],
+    ['SecurityOpt', applied({ SecurityOpt: [NO_NEW_PRIVILEGES, 'seccomp=unconfined'] })],
+    ['SecurityOpt', applied({ SecurityOpt: [NO_NEW_PRIVILEGES, 'seccomp={}'] })],
+    ['SecurityOpt', applied({ SecurityOpt: [NO_NEW_PRIVILEGES, SECCOMP, 'seccomp={}'] })],
     ['Binds', applied({ Binds: ['/:/host'] })],
     ['Mounts', applied({}, { Mounts: [{ Type: 'bind', Destination: '/host', RW: true }] })],
     ['NetworkMode', applied({ NetworkMode: 'bridge' })],
