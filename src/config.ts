@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import type { z } from 'zod';
 
 import { SandyardError } from './errors.js';
+import type { IsolationSettings } from './isolation.js';
 import { MIN_WEBHOOK_SECRET, toWebhookKey, VARIABLES } from './variables.js';
 
 /* The only reader of process.env: what the variables are is in variables.ts, here is what they become. */
@@ -87,6 +88,7 @@ export interface ServiceConfig {
   readonly owner: string;
   readonly image: string;
   readonly limits: Limits;
+  readonly isolation: IsolationSettings;
   readonly admission: AdmissionSettings;
   readonly pool: PoolSettings;
   readonly reaper: { readonly schedule: string; readonly dryRun: boolean };
@@ -99,7 +101,7 @@ export interface ServiceConfig {
 }
 
 /** What a manager that is made without options goes by. */
-export type ManagerDefaults = Pick<ServiceConfig, 'image' | 'owner' | 'limits' | 'admission' | 'pool'>;
+export type ManagerDefaults = Pick<ServiceConfig, 'image' | 'owner' | 'limits' | 'isolation' | 'admission' | 'pool'>;
 
 /** The service's configuration. Throws `config_invalid`, naming the variable. */
 export function readConfig(env: Environment = process.env): ServiceConfig {
@@ -227,9 +229,31 @@ function toManagerDefaults(values: Values): ManagerDefaults {
     owner: required(values, 'SANDBOX_OWNER'),
     image: required(values, 'SANDBOX_IMAGE'),
     limits,
+    isolation: toIsolation(values),
     admission,
     pool,
   };
+}
+
+function toIsolation(values: Values): IsolationSettings {
+  const isolation: IsolationSettings = {
+    profile: required(values, 'SANDBOX_PROFILE'),
+    runtime: values.SANDBOX_RUNTIME,
+    allowedProfiles: values.SANDBOX_ALLOWED_PROFILES,
+    allowedNetworks: values.SANDBOX_ALLOWED_NETWORKS,
+    allowedImages: values.SANDBOX_ALLOWED_IMAGES,
+    allowedRuntimes: values.SANDBOX_ALLOWED_RUNTIMES,
+  };
+  const { profile, runtime, allowedProfiles, allowedRuntimes } = isolation;
+  const mistakes = [
+    ['SANDBOX_PROFILE', allowedProfiles?.includes(profile) === false],
+    ['SANDBOX_RUNTIME', runtime !== undefined && runtime !== 'auto' && allowedRuntimes?.includes(runtime) === false],
+  ] as const;
+  for (const [name, isWrong] of mistakes) {
+    const list = name.replace('SANDBOX_', 'SANDBOX_ALLOWED_');
+    if (isWrong) throw new SandyardError('config_invalid', `${name} is not one that ${list}S allows.`);
+  }
+  return isolation;
 }
 
 function toLimits(values: Values): Limits {

@@ -10,7 +10,7 @@ export type { ManagerGauges, Telemetry } from './telemetry.js';
 export { withContext, type CallContext } from './context.js';
 export type { Command, ExecOptions, ExecResult, SpawnOptions } from './process/process.js';
 export { SandboxProcess, type ProcessOutput } from './process/sandbox-process.js';
-export type { Outcome, ProcessExit, ProcessUsage } from './process/process-exit.js';
+export type { DiedOf, Outcome, ProcessExit, ProcessUsage } from './process/process-exit.js';
 export { SandboxProcesses, type ProcessInfo } from './process/processes.js';
 export type { Stdin } from './process/stdin.js';
 export { SandboxFiles, type OpenFile, type OpenOptions, type WriteOptions } from './files/files.js';
@@ -30,4 +30,5 @@ export {
 export type { SignalName } from './signals.js';
 export type { CreateOptions, ListOptions } from './schemas.js';
 export type { Limits } from './config.js';
+export type { IsolationSettings, Profile } from './isolation.js';
 export type { Log } from './log.js';

@@ -2,6 +2,7 @@ import type Docker from 'dockerode';
 
 import type { AdmissionSettings, Limits } from './config.js';
 import type { Engine } from './engine/engine.js';
+import type { IsolationSettings } from './isolation.js';
 import type { Log } from './log.js';
 import type { Telemetry } from './telemetry.js';
 import type { PoolOptions } from './create/warm-sandboxes.js';
@@ -21,6 +22,8 @@ export interface ManagerOptions {
   readonly owner?: string | undefined;
   /** Defaults and ceilings; what is left out comes from the SANDBOX_ variables. */
   readonly limits?: Partial<Limits> | undefined;
+  /** Defaults of how sandboxes are isolated, and what may be asked for; what is left out comes from the SANDBOX_ variables. */
+  readonly isolation?: Partial<IsolationSettings> | undefined;
   /** How much there may be in all, and how much at once; what is left out comes from the SANDBOX_ variables. */
   readonly admission?: Partial<AdmissionSettings> | undefined;
   /** What is kept warm, from `open` on: claimed in a millisecond. Default: SANDBOX_POOL_SIZE of the default kind, which is 0. */

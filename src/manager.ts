@@ -4,12 +4,13 @@ import { readEngineEnvironment, readManagerDefaults, type Limits } from './confi
 import { SandboxConnections } from './connections.js';
 import type { CopyFromOptions, CopyOptions } from './copy.js';
 import { Creation } from './create/creation.js';
+import { Isolating } from './create/isolating.js';
 import { SandboxDirectory } from './fleet/directory.js';
 import { EngineClock } from './record/engine-clock.js';
 import { DockerEngine } from './engine/docker-engine.js';
 import type { CallOptions, Engine, EngineInfo } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
-import { endedByLease } from './record/expiry.js';
+import { Endings } from './fleet/endings.js';
 import { Inventory, type InventoryChange } from './fleet/inventory.js';
 import { KnownLeases } from './record/leases.js';
 import { Pausing } from './fleet/pausing.js';
@@ -67,6 +68,7 @@ export class SandboxManager implements AsyncDisposable {
   readonly #making: Making;
   readonly #reaper: Reaper;
   readonly #schedule: string | undefined;
+  readonly #endings = new Endings();
   #adopted = false;
   #closed = false;
   #closing: Promise<void> | undefined;
@@ -114,6 +116,8 @@ export class SandboxManager implements AsyncDisposable {
       room: () => room.read(),
     });
     const checkOpen = () => this.#checkOpen();
+    const settings = { ...defaults.isolation, ...options.isolation };
+    const isolating = new Isolating({ engine, settings, defaultImage: image });
     const warden = new WardenDelivery(engine, image);
     const creation = new Creation({
       engine,
@@ -127,6 +131,7 @@ export class SandboxManager implements AsyncDisposable {
     const common = { engine, inventory, connections, creation, clock, lifecycle, log, telemetry, owner, image, limits };
     this.#warm = new WarmSandboxes({
       ...common,
+      isolating,
       pools: toPools(options.pool ?? { ...defaults.pool }),
       whenThereIsRoom: (wanted, make) => this.#whenThereIsRoom(wanted, make),
       remove: (record) => this.#remove(record),
@@ -136,6 +141,7 @@ export class SandboxManager implements AsyncDisposable {
       ...common,
       admission: this.#admission,
       warm: this.#warm,
+      isolating,
       all: (call) => directory.all(call),
       readClaim: (record) => this.#readClaim(record),
       isTaken: (record) => records.isTaken(record),
@@ -184,7 +190,8 @@ export class SandboxManager implements AsyncDisposable {
 
   /**
    * Makes a sandbox and starts it, or gives out a warm one. Either it is there and runs, or nothing is left of it: also when `signal` gives up
-   * half-way. Throws `validation_failed`, `limit_exceeded` (naming the ceiling), `image_not_found`, `out_of_disk`; `over_capacity` and
+   * half-way. Throws `validation_failed`, `limit_exceeded` (naming the ceiling), `forbidden` (naming the setting), `image_not_found`,
+   * `out_of_disk`; `over_capacity` and
    * `host_exhausted` when there is no room for it now.
    */
   async create(options: CreateOptions = {}, { signal, madeFor }: CreateCallOptions = {}): Promise<Sandbox> {
@@ -334,11 +341,12 @@ export class SandboxManager implements AsyncDisposable {
   }
 
   /** What happens to a sandbox, as the engine tells it. */
-  #changed({ type, record, exitCode, found }: InventoryChange): void {
+  #changed(change: InventoryChange): void {
+    const { type, record, exitCode, found } = change;
     const { connections, lifecycle, telemetry } = this.#context;
     if (!this.#adopted && found) return; // was there before
-    const ended = exitCode === undefined ? undefined : endedByLease(exitCode);
-    const reason = type !== 'stopped' ? 'elsewhere' : found ? 'lost' : (ended ?? 'ended');
+    const ending = this.#endings.reasonOf(change);
+    const reason = type !== 'stopped' ? 'elsewhere' : found ? 'lost' : ending;
     lifecycle.tell({ type, record, exitCode, reason });
     telemetry.event(type);
     if (type === 'destroyed') this.#forget(record.id);

@@ -1,5 +1,6 @@
 import type { OnExpiry } from './channel/messages.js';
 import type { ContainerDetails, ContainerState } from './engine/engine.js';
+import type { Profile } from './isolation.js';
 import { endedByLease } from './record/expiry.js';
 import type { SandboxRecord } from './record/record.js';
 
@@ -37,6 +38,7 @@ export interface SandboxInfo {
   readonly user: string;
   /** The engine's runtime that was asked for; `null` for its default. */
   readonly runtime: string | null;
+  readonly profile: Profile;
   readonly metadata: Readonly<Record<string, string>>;
 }
 

@@ -11,19 +11,15 @@ import type { CallOptions, ContainerDetails, Engine } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
 import { SandboxFiles } from './files/files.js';
 import { connectPort } from './files/port.js';
+import { judgeEnding } from './fleet/endings.js';
 import type { Inventory } from './fleet/inventory.js';
 import type { KnownLeases } from './record/leases.js';
 import type { LifecycleEvents, LifecycleEventType } from './fleet/lifecycle.js';
-import {
-  exec,
-  spawn,
-  toUserIds,
-  type Command,
-  type ExecOptions,
-  type ExecResult,
-  type SpawnOptions,
-} from './process/process.js';
+import { exec, spawn, type Command, type ExecOptions, type ExecResult, type SpawnOptions } from './process/process.js';
 import { SandboxProcesses } from './process/processes.js';
+import { toUserIds } from './process/users.js';
+import { nothingKept } from './create/strict.js';
+import type { DiedOf } from './process/process-exit.js';
 import type { ProcessTarget } from './process/remote-run.js';
 import type { SandboxProcess } from './process/sandbox-process.js';
 import type { SandboxRecord } from './record/record.js';
@@ -85,11 +81,13 @@ export class Sandbox implements AsyncDisposable {
     this.#target = {
       hold: () => context.connections.use(record),
       user: toUserIds(record.user),
+      rootAllowed: record.profile === 'dev',
       workdir: record.workdir,
       env: record.env,
       telemetry: context.telemetry,
       execTimeoutMs: context.limits.execTimeoutMs,
       calls: context.connections.calls,
+      whyDied: () => this.#whyDied(),
     };
     this.files = new SandboxFiles(this.#target);
     this.processes = new SandboxProcesses(this.#target);
@@ -144,8 +142,12 @@ export class Sandbox implements AsyncDisposable {
 
   /**
    * Starts it again after a stop, with a new lease where the old one has stopped it. Its files are there; what ran is not.
+   * Throws `wrong_state` for one with the profile `strict`, whose files went when it ended.
    */
   async start({ signal }: CallOptions = {}): Promise<SandboxInfo> {
+    if (this.#record.profile === 'strict' && (await this.#look(signal)).state === 'exited') {
+      throw nothingKept(this.id, 'start');
+    }
     const started = this.#change(['started'], (engine) => engine.startContainer(this.#record.containerId, { signal }));
     const isRevived = this.#record.onExpiry === 'pause';
     await (isRevived ? this.#context.records.revive(this.#record, { after: started, signal }) : started);
@@ -154,9 +156,13 @@ export class Sandbox implements AsyncDisposable {
 
   /**
    * Ends all that runs in it, by SIGTERM and, after `graceMs` (2000), by SIGKILL, and keeps its files. Its lease goes on.
+   * Throws `wrong_state` for one with the profile `strict`, which would lose its files.
    */
   async stop(options: StopOptions = {}): Promise<SandboxInfo> {
     const { signal } = options;
+    if (this.#record.profile === 'strict' && (await this.#look(signal)).state !== 'exited') {
+      throw nothingKept(this.id, 'stop');
+    }
     const graceMs = parseInput(fields.graceMs, options.graceMs ?? STOP_GRACE_MS, 'grace period');
     const graceSeconds = Math.ceil(graceMs / 1000);
     await this.#change(['stopped'], (engine) =>
@@ -266,6 +272,15 @@ export class Sandbox implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.destroy();
+  }
+
+  async #whyDied(): Promise<DiedOf | null> {
+    try {
+      const details = await this.#look(undefined);
+      return details.state === 'exited' ? judgeEnding({ ...details, runtime: this.#record.runtime }) : 'restarted';
+    } catch (error) {
+      return isSandyardError(error, 'sandbox_not_found') ? 'removed' : null;
+    }
   }
 
   #look(signal: AbortSignal | undefined): Promise<ContainerDetails> {

@@ -3,6 +3,7 @@ import { customAlphabet } from 'nanoid';
 import { z } from 'zod';
 
 import { SandyardError, type InputIssue } from './errors.js';
+import { PROFILES } from './isolation.js';
 import { SIGNAL_NAMES } from './signals.js';
 
 /*
@@ -123,15 +124,16 @@ const commandSchema = z.union([
 
 /**
  * `sandbox` (uid 1000) or a numeric `uid` or `uid:gid`, below 2^30, where the groups begin by which the warden knows what
- * belongs to which process. Root (0) is not to be had: user code must not be able to signal PID 1 or to write the record
- * that carries the lease. Nor is 65532, with which it could end the warden's own operations. Names other than `sandbox`
- * are refused because the image, not we, would decide which uid they are.
+ * belongs to which process. Root (0) is to be had only where the sandbox has the profile `dev`, which is seen to where
+ * that is known: user code must not be able to signal PID 1 or to write the record that carries the lease. 65532 is not to
+ * be had, with which it could end the warden's own operations. Names other than `sandbox` and `root` are refused because
+ * the image, not we, would decide which uid they are.
  */
 const userSchema = z
   .string()
   .regex(
-    /^(sandbox|[1-9]\d{0,8}(:[1-9]\d{0,8})?)$/,
-    'must be "sandbox" or a numeric "uid" or "uid:gid" other than root',
+    /^(sandbox|root|0(:0)?|[1-9]\d{0,8}(:[1-9]\d{0,8})?)$/,
+    'must be "sandbox", a numeric "uid" or "uid:gid", or "root" with the profile "dev"',
   )
   .refine((value) => !value.split(':').includes('65532'), "must not be 65532, which runs the warden's operations");
 
@@ -171,6 +173,8 @@ function totalBytes(values: readonly string[]): number {
 /** Ids become container names and host names, so they are lower-case letters and digits. */
 export const newSandboxId = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 12);
 
+export const NETWORKS = ['none', 'bridge'] as const;
+
 /** The single fields, with what they mean. Library options and REST bodies are composed of the same ones. */
 export const fields = {
   id: z
@@ -185,7 +189,7 @@ export const fields = {
   pidsLimit: z.int().min(8).describe('How many processes and threads it may have at once.'),
   nofileLimit: z.int().min(64).describe('How many files one process may have open.'),
   env: envSchema.describe('Environment variables.'),
-  network: z.enum(['none', 'bridge']).describe('"none" has only a loopback interface; "bridge" reaches the network.'),
+  network: z.enum(NETWORKS).describe('"none" has only a loopback interface; "bridge" reaches the network.'),
   durationMs,
   onExpiry: z
     .enum(['destroy', 'stop', 'pause'])
@@ -201,7 +205,15 @@ export const fields = {
   labels: labelsSchema.describe('More labels for the container.'),
   image: imageSchema.describe('The image to run; the engine must have it.'),
   path: absolutePath.describe('An absolute path in the sandbox.'),
-  user: userSchema.describe('"sandbox" (uid 1000) or a numeric "uid" or "uid:gid" other than root.'),
+  user: userSchema.describe(
+    '"sandbox" (uid 1000) or a numeric "uid" or "uid:gid"; "root" only with the profile "dev".',
+  ),
+  profile: z
+    .enum(PROFILES)
+    .describe(
+      'How much it is cut off: "standard", "strict" (read-only, files in memory, gVisor where it is there), or "dev" ' +
+        "(commands may be root's).",
+    ),
   command: commandSchema.describe('A program with its arguments, or a string for /bin/sh -c.'),
   maxOutputBytes: z
     .int()
@@ -230,7 +242,7 @@ export const fields = {
     .describe('What a process does when nobody reads its output: "wait", or "run" on, where the oldest is lost.'),
   runtime: text(64)
     .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, 'must be the name of a runtime of the engine')
-    .describe("The engine's runtime, such as runc or runsc."),
+    .describe('The engine\'s runtime, such as runc or runsc; "auto" for the strongest that it has.'),
   port: z.int().min(1).max(65_535).describe('A TCP port.'),
   etag: z
     .string()
@@ -258,6 +270,7 @@ export const createOptionsSchema = z.strictObject({
   workdir: fields.path.optional(),
   user: fields.user.optional(),
   runtime: fields.runtime.optional(),
+  profile: fields.profile.optional(),
 });
 
 /** What `create` takes. All of it is optional; what is left out comes from the manager's `limits` and `image`. */

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 
-import { fields, parseDuration, parseSize } from './schemas.js';
+import { PROFILES } from './isolation.js';
+import { fields, NETWORKS, parseDuration, parseSize } from './schemas.js';
 
 /*
  * The variables of the environment. Each is described once, here: its schema parses it, and its text goes into
@@ -30,6 +31,14 @@ const list = z.string().transform((value) =>
     .split(',')
     .map((item) => item.trim())
     .filter((item) => item !== ''),
+);
+
+const someOf = <Word extends string>(words: readonly [Word, ...Word[]]) =>
+  list.pipe(z.array(z.enum(words)).min(1, 'must name one at least'));
+
+const patterns = list.refine(
+  (names) => names.length > 0 && names.every((name) => /^[\w.:@*/-]{1,512}$/.test(name)),
+  'must be names of images, comma-separated, in which * may stand for anything but "/"',
 );
 
 const webhookUrls = list.refine(
@@ -78,6 +87,36 @@ export const VARIABLES = {
     fields.image,
     'sandyard-sandbox:latest',
     'Image that sandboxes run unless a request names one.',
+  ),
+  SANDBOX_PROFILE: variable(
+    fields.profile,
+    'standard',
+    'Profile of a sandbox unless a request names one: standard, strict or dev.',
+  ),
+  SANDBOX_RUNTIME: variable(
+    fields.runtime,
+    undefined,
+    "Runtime of a sandbox unless a request names one, such as runsc; auto is the strongest; the engine's own unless it is set.",
+  ),
+  SANDBOX_ALLOWED_PROFILES: variable(
+    someOf(PROFILES),
+    undefined,
+    'Profiles, comma-separated, that a request may ask for; all unless it is set.',
+  ),
+  SANDBOX_ALLOWED_NETWORKS: variable(
+    someOf(NETWORKS),
+    undefined,
+    'Networks, comma-separated, that a request may ask for; all unless it is set.',
+  ),
+  SANDBOX_ALLOWED_IMAGES: variable(
+    patterns,
+    undefined,
+    'Images, comma-separated, such as ubuntu:*, that a request may ask for besides SANDBOX_IMAGE; all unless it is set.',
+  ),
+  SANDBOX_ALLOWED_RUNTIMES: variable(
+    list.pipe(z.array(fields.runtime).min(1, 'must name one at least')),
+    undefined,
+    'Runtimes, comma-separated, that sandboxes may have; all unless it is set.',
   ),
   SANDBOX_MEMORY: variable(fields.memoryLimit, '1g', 'Memory of a sandbox unless a request says otherwise.'),
   SANDBOX_MAX_MEMORY: variable(fields.memoryLimit, '8g', 'The most memory that a request may ask for.'),

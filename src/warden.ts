@@ -29,10 +29,13 @@ export class WardenDelivery {
     this.#defaultImage = defaultImage;
   }
 
-  /** What to mount in a container of the image; `undefined` where the image has the warden. Throws `image_not_found`. */
-  async volumeFor(image: ImageInfo): Promise<VolumeMount | undefined> {
-    if (hasWarden(image)) return undefined;
-    const source = await this.#findSource();
+  /**
+   * What to mount in a container of the image; `undefined` where the image has the warden, unless it has to be where root
+   * can't change it. Throws `image_not_found`.
+   */
+  async volumeFor(image: ImageInfo, { fromRoot = false } = {}): Promise<VolumeMount | undefined> {
+    if (hasWarden(image) && !fromRoot) return undefined;
+    const source = hasWarden(image) ? image : await this.#findSource();
     // One for each warden: one that containers use is never changed.
     const name = `${VOLUME_PREFIX}${source.id.replace(/^sha256:/, '').slice(0, 12)}`;
     await this.#fill(name, source.id);

@@ -1,4 +1,4 @@
-import type { Command, Outcome, Sandbox, SandboxProcess } from '../index.js';
+import type { Command, DiedOf, Outcome, ProcessExit, Sandbox, SandboxProcess } from '../index.js';
 import type { Context } from './context.js';
 import { exitCodeOf } from './exit-codes.js';
 import type { Interrupt } from './interrupt.js';
@@ -46,7 +46,7 @@ export async function runAttached(
     if (tty && interactive) cleanUps.push(passKeys(process, context));
     await passOutput(process, context);
     const exit = await process.wait();
-    const note = NOTES[exit.outcome];
+    const note = noteOn(exit);
     // The terminal is to be as it was before anything is said on it.
     for (const cleanUp of cleanUps.splice(0).toReversed()) cleanUp();
     if (note !== undefined && interrupt.exitCode === undefined) await write(context.stderr, `sandyard: ${note}\n`);
@@ -59,6 +59,17 @@ export async function runAttached(
 async function passOutput(process: Pick<SandboxProcess, 'output'>, { stdout, stderr }: Context): Promise<void> {
   for await (const { stream, data } of process.output()) await write(stream === 'stdout' ? stdout : stderr, data);
 }
+
+function noteOn({ outcome, diedOf }: ProcessExit): string | undefined {
+  return (diedOf === null ? undefined : DEATHS[diedOf]) ?? NOTES[outcome];
+}
+
+const DEATHS: Readonly<Partial<Record<DiedOf, string>>> = {
+  out_of_memory:
+    'The sandbox ran out of memory, which ended it while the command ran.\nhint: Give it more with --memory.',
+  too_many_threads:
+    'The sandbox had more processes and threads than its runtime may have, which ended it.\nhint: Give it more with --pids.',
+};
 
 /** Where the exit code alone could be the command's own. */
 const NOTES: Readonly<Partial<Record<Outcome, string>>> = {

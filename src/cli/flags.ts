@@ -47,7 +47,7 @@ export function addCommandFlags(command: Command): Command {
   return command
     .option('-w, --workdir <path>', 'where commands run')
     .option('-e, --env <name=value>', 'environment variable; repeatable', collectPairs)
-    .option('-u, --user <user>', '"sandbox", or a numeric uid or uid:gid other than root');
+    .option('-u, --user <user>', '"sandbox", a numeric uid or uid:gid, or "root" with --profile dev');
 }
 
 /** What a command has of us while we wait for it. */
@@ -77,6 +77,7 @@ export interface CreateFlags extends CommandFlags {
   readonly onExpiry?: CreateOptions['onExpiry'];
   readonly wakeOnUse?: boolean;
   readonly runtime?: string;
+  readonly profile?: CreateOptions['profile'];
   readonly label?: Record<string, string>;
   readonly metadata?: Record<string, string>;
 }
@@ -101,7 +102,14 @@ export function addCreateFlags(command: Command): Command {
     )
     .option('--wake-on-use', 'have it start again when it is used after it has expired')
     .option('--max-lifetime <duration>', 'how old it may become, however often its lease is renewed')
-    .option('--runtime <name>', "the engine's runtime, such as runsc")
+    .addOption(
+      new Option('--profile <name>', 'how much it is cut off (default: standard)').choices([
+        'standard',
+        'strict',
+        'dev',
+      ]),
+    )
+    .option('--runtime <name>', "the engine's runtime, such as runsc, or auto for the strongest")
     .option('--label <name=value>', 'label of the container; repeatable', collectPairs)
     .option('--metadata <name=value>', 'what you want to find again in its description; repeatable', collectPairs);
   return addCommandFlags(command);
@@ -125,6 +133,7 @@ export async function toCreateOptions(flags: CreateFlags): Promise<CreateOptions
     workdir: flags.workdir,
     user: flags.user,
     runtime: flags.runtime,
+    profile: flags.profile,
     labels: flags.label,
     metadata: flags.metadata,
   };

@@ -37,7 +37,8 @@ export class Creation {
   async make(plan: SandboxPlan, signal?: AbortSignal): Promise<SandboxRecord> {
     const { engine, connections, warden, clock, checkOpen, log } = this.#parts;
     const image = await engine.inspectImage(plan.image, { signal });
-    const spec = toSpec(plan, image, await warden.volumeFor(image));
+    const fromRoot = plan.traits.profile === 'dev';
+    const spec = toSpec(plan, image, await warden.volumeFor(image, { fromRoot }));
     let shared = false;
     const checkWanted = () => {
       throwIfAborted(signal);

@@ -6,6 +6,7 @@ import type { Creation } from './creation.js';
 import type { CallOptions } from '../engine/engine.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import type { Inventory } from '../fleet/inventory.js';
+import type { Isolating } from './isolating.js';
 import type { LifecycleEvents } from '../fleet/lifecycle.js';
 import type { Log } from '../log.js';
 import { planSandbox, type SandboxPlan } from './plan.js';
@@ -21,6 +22,7 @@ const READERS = 8;
 interface MakingParts {
   readonly admission: Admission;
   readonly warm: WarmSandboxes;
+  readonly isolating: Isolating;
   readonly creation: Creation;
   readonly inventory: Inventory;
   /** All sandboxes of the owner. */
@@ -115,8 +117,9 @@ export class Making {
   }
 
   async #make(given: ParsedCreateOptions, { signal, madeFor }: MakeOptions): Promise<SandboxRecord> {
-    const { owner, image, limits, telemetry, log } = this.#parts;
-    const plan = planSandbox(given, { id: newSandboxId(), owner, image, limits, madeFor });
+    const { isolating, owner, image, limits, telemetry, log } = this.#parts;
+    const settled = await isolating.settle(given, { signal });
+    const plan = planSandbox(settled, { id: newSandboxId(), owner, image, limits, madeFor });
     const began = performance.now();
     const seconds = () => (performance.now() - began) / 1000;
     let source: 'warm' | 'cold' = 'warm';

@@ -1,7 +1,9 @@
 import type { Limits } from '../config.js';
 import type { ContainerSpec, ImageInfo, VolumeMount } from '../engine/engine.js';
 import { SandyardError } from '../errors.js';
-import { toUserIds } from '../process/process.js';
+import { isRoot, toUserIds } from '../process/users.js';
+import { toPidsLimit } from './isolating.js';
+import { toReadOnlyRoot } from './strict.js';
 import { containerName, poolName, toLabels, type MadeFor, type SandboxTraits } from '../record/record.js';
 import { formatSize, type ParsedCreateOptions } from '../schemas.js';
 import { WARDEN_PATH } from '../warden.js';
@@ -44,7 +46,10 @@ export interface SandboxPlan {
   readonly hasOwnLabels: boolean;
 }
 
-/** Throws `limit_exceeded`, naming each ceiling that is exceeded. */
+/**
+ * Of what `Isolating` has settled. Throws `limit_exceeded`, naming each ceiling that is exceeded, and `validation_failed`
+ * for what its profile can't have.
+ */
 export function planSandbox(given: ParsedCreateOptions, defaults: PlanDefaults): SandboxPlan {
   const { id, owner, image, limits, pool, madeFor } = defaults;
   const maxLifetimeMs = given.maxLifetimeMs ?? limits.maxLifetimeMs;
@@ -58,8 +63,10 @@ export function planSandbox(given: ParsedCreateOptions, defaults: PlanDefaults):
     onExpiry: given.onExpiry ?? 'destroy',
     wakeOnUse: given.wakeOnUse ?? false,
     runtime: given.runtime ?? null,
+    profile: given.profile ?? 'standard',
     metadata: given.metadata ?? {},
   };
+  checkProfile(traits);
   const { projectName } = given;
   const labels = toLabels(traits, { id, owner, projectName, createdAt: new Date(), maxLifetimeMs, pool, madeFor });
   return {
@@ -78,6 +85,8 @@ export function planSandbox(given: ParsedCreateOptions, defaults: PlanDefaults):
 /** The container of a planned sandbox, on an image that is there; `volume` brings the warden where the image has none. */
 export function toSpec(plan: SandboxPlan, image: ImageInfo, volume: VolumeMount | undefined): ContainerSpec {
   const { id, name, traits, labels } = plan;
+  const { profile, limits, runtime } = traits;
+  const user = toUserIds(traits.user);
   return {
     name,
     image: plan.image,
@@ -87,10 +96,40 @@ export function toSpec(plan: SandboxPlan, image: ImageInfo, volume: VolumeMount 
     workdir: traits.workdir,
     hostname: id,
     network: traits.network,
-    ...traits.limits,
+    ...limits,
+    pids: toPidsLimit(limits.pids, runtime),
     ...(volume && { volume }),
-    ...(traits.runtime !== null && { runtime: traits.runtime }),
+    ...(runtime !== null && { runtime }),
+    ...(profile === 'dev' && { rootCommands: true }),
+    ...(profile === 'strict' && {
+      readOnly: toReadOnlyRoot(limits.memoryBytes, { user, workspace: WORKSPACE, home: HOME }),
+    }),
   };
+}
+
+/** What can't be kept is refused, and not promised. */
+function checkProfile({ profile, user, workdir, onExpiry }: SandboxTraits): void {
+  const isWithin = (root: string) => workdir === root || workdir.startsWith(`${root}/`);
+  const isLost = OWNED_ROOTS.some(isWithin) && !isWithin(WORKSPACE) && !isWithin(HOME);
+  const faults = [
+    { path: ['user'], isWrong: isRoot(user) && profile !== 'dev', message: 'may be root only with the profile "dev"' },
+    {
+      path: ['onExpiry'],
+      isWrong: profile === 'strict' && onExpiry === 'stop',
+      message: 'can\'t be "stop" with the profile "strict": its files are in memory, and a stop would lose them',
+    },
+    {
+      path: ['workdir'],
+      isWrong: profile === 'strict' && isLost,
+      message: `must be at or below ${WORKSPACE}, ${HOME} or /tmp with the profile "strict": all else is read-only`,
+    },
+  ].filter(({ isWrong }) => isWrong);
+  const [first] = faults;
+  if (first === undefined) return;
+  throw new SandyardError('validation_failed', `Invalid create options: ${first.path.join('.')}: ${first.message}.`, {
+    hint: 'Use another profile, or leave it out.',
+    issues: faults.map(({ path, message }) => ({ path, message })),
+  });
 }
 
 /** The lease that it is to have, and what else the warden needs to know; later starts go by its own record. */
@@ -103,6 +142,7 @@ function wardenArguments({ traits, maxLifetimeMs }: SandboxPlan, image: ImageInf
     `--on-expiry=${traits.onExpiry}`,
     `--last-ms=${maxLifetimeMs}`,
     `--nofile=${traits.limits.nofile}`,
+    ...(traits.profile === 'dev' ? ['--root-commands'] : []),
     ...ownedDirectories(traits, image).map((path) => `--own=${uid}:${gid}:${path}`),
   ];
 }

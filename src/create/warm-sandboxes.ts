@@ -6,20 +6,36 @@ import type { SandboxConnections } from '../connections.js';
 import { throwIfAborted, type Creation } from './creation.js';
 import type { EngineClock } from '../record/engine-clock.js';
 import type { CallOptions, Engine } from '../engine/engine.js';
-import { isSandyardError } from '../errors.js';
+import { isSandyardError, SandyardError } from '../errors.js';
 import type { Inventory } from '../fleet/inventory.js';
 import type { Log } from '../log.js';
 import { planSandbox, type SandboxPlan } from './plan.js';
 import type { PoolKind } from './filling.js';
+import { toPidsLimit, type Isolating } from './isolating.js';
 import { Pool, POOL_LEASE_MS } from './pool.js';
 import type { Claim, MadeFor, SandboxRecord, SandboxTraits } from '../record/record.js';
-import { createOptionsSchema, newSandboxId, parseInput, type CreateOptions } from '../schemas.js';
+import {
+  createOptionsSchema,
+  newSandboxId,
+  parseInput,
+  type CreateOptions,
+  type ParsedCreateOptions,
+} from '../schemas.js';
 import type { Telemetry } from '../telemetry.js';
 
 /** A kind of sandbox that is kept warm, and how many of it. */
 export interface PoolOptions extends Pick<
   CreateOptions,
-  'image' | 'memoryLimit' | 'cpuLimit' | 'pidsLimit' | 'nofileLimit' | 'network' | 'runtime' | 'user' | 'workdir'
+  | 'image'
+  | 'memoryLimit'
+  | 'cpuLimit'
+  | 'pidsLimit'
+  | 'nofileLimit'
+  | 'network'
+  | 'runtime'
+  | 'user'
+  | 'workdir'
+  | 'profile'
 > {
   /** How many are ready when nobody asks for any. */
   readonly size: number;
@@ -27,16 +43,21 @@ export interface PoolOptions extends Pick<
   readonly max?: number | undefined;
 }
 
+interface WantedKind extends Omit<PoolKind, 'key'> {
+  readonly given: ParsedCreateOptions;
+}
+
 interface WarmKind extends PoolKind {
   readonly image: string;
   readonly traits: SandboxTraits;
-  readonly options: CreateOptions;
+  readonly options: ParsedCreateOptions;
 }
 
 interface WarmParts {
   readonly engine: Engine;
   readonly inventory: Inventory;
   readonly connections: SandboxConnections;
+  readonly isolating: Isolating;
   readonly creation: Creation;
   readonly clock: EngineClock;
   readonly log: Log;
@@ -56,8 +77,8 @@ interface WarmParts {
 export class WarmSandboxes {
   readonly #parts: WarmParts;
   readonly #pool: Pool;
-  readonly #wanted: readonly Omit<WarmKind, 'key'>[];
-  /** Images that are not there, as is known. */
+  readonly #wanted: readonly WantedKind[];
+  /** Images and runtimes that are not there, as is known. */
   readonly #missing = new Set<string>();
   #kinds: readonly WarmKind[] = [];
 
@@ -77,9 +98,10 @@ export class WarmSandboxes {
     } = parts;
     this.#parts = parts;
     this.#wanted = parts.pools.map(({ size, max = size, ...options }) => {
-      const given = parseInput(createOptionsSchema, options, 'pool options');
-      const { image, traits } = planSandbox(given, { id: '', owner, image: defaultImage, limits });
-      return { min: size, max: Math.max(size, max), image, traits, options };
+      const given = parts.isolating.check(parseInput(createOptionsSchema, options, 'pool options'));
+      if (given.profile === 'dev') throw claimsCanBeForged();
+      planSandbox(given, { id: '', owner, image: defaultImage, limits });
+      return { min: size, max: Math.max(size, max), given };
     });
     this.#pool = new Pool({
       inventory,
@@ -151,7 +173,8 @@ export class WarmSandboxes {
   async #resize(record: SandboxRecord): Promise<boolean> {
     const { engine, log } = this.#parts;
     try {
-      await engine.updateContainer(record.containerId, record.limits);
+      const pids = toPidsLimit(record.limits.pids, record.runtime);
+      await engine.updateContainer(record.containerId, { ...record.limits, pids });
       return true;
     } catch (error) {
       log.warn({ sandbox: record.id, error }, 'a warm sandbox could not be given other limits, and is removed');
@@ -182,18 +205,22 @@ export class WarmSandboxes {
     return this.#kinds;
   }
 
-  async #findKind(wanted: Omit<WarmKind, 'key'>): Promise<WarmKind | undefined> {
-    const { engine, log } = this.#parts;
-    const { image, traits } = wanted;
+  async #findKind({ given, min, max }: WantedKind): Promise<WarmKind | undefined> {
+    const { engine, log, isolating, owner, image: defaultImage, limits } = this.#parts;
+    const wanted = given.image ?? defaultImage;
+    const about = JSON.stringify([wanted, given.runtime]);
     try {
+      const options = await isolating.settle(given);
+      const { image, traits } = planSandbox(options, { id: '', owner, image: defaultImage, limits });
       const { id } = await engine.inspectImage(image);
-      this.#missing.delete(image);
-      return { ...wanted, key: hash([id, immutable(traits), traits.limits]) };
+      this.#missing.delete(about);
+      return { min, max, image, traits, options, key: hash([id, immutable(traits), traits.limits]) };
     } catch (error) {
-      if (!isSandyardError(error, 'image_not_found')) throw error;
-      if (!this.#missing.has(image))
-        log.warn({ image, error }, 'no sandboxes are kept warm of an image that is not there');
-      this.#missing.add(image);
+      const isMissing = ['image_not_found', 'validation_failed', 'forbidden'] as const;
+      if (!isMissing.some((code) => isSandyardError(error, code))) throw error;
+      if (!this.#missing.has(about))
+        log.warn({ image: wanted, error }, 'no sandboxes are kept warm of an image or runtime that is not there');
+      this.#missing.add(about);
       return undefined;
     }
   }
@@ -202,7 +229,7 @@ export class WarmSandboxes {
     const kind = this.#kinds.find((found) => found.key === key);
     if (kind === undefined) return Promise.resolve(undefined);
     const { owner, limits, image, creation, whenThereIsRoom } = this.#parts;
-    const given = parseInput(createOptionsSchema, { ...kind.options, ttlMs: POOL_LEASE_MS }, 'pool options');
+    const given = { ...kind.options, ttlMs: POOL_LEASE_MS };
     const wide = { ...limits, maxLifetimeMs: Math.max(limits.maxLifetimeMs, POOL_LEASE_MS) };
     const plan = planSandbox(given, { id: newSandboxId(), owner, image, limits: wide, pool: key });
     return whenThereIsRoom(plan.traits.limits, () => creation.make(plan, signal));
@@ -210,8 +237,18 @@ export class WarmSandboxes {
 }
 
 /** What of a sandbox can't be changed when it is claimed. */
-function immutable({ network, workdir, user, runtime, limits: { nofile } }: SandboxTraits): string {
-  return JSON.stringify([network, workdir, user, runtime, nofile]);
+function immutable({ network, workdir, user, runtime, profile, limits: { nofile, ...limits } }: SandboxTraits): string {
+  // What is in memory has sizes that go by the memory there is to be.
+  const memoryBytes = profile === 'strict' ? limits.memoryBytes : null;
+  return JSON.stringify([network, workdir, user, runtime, profile, nofile, memoryBytes]);
+}
+
+/** What it was claimed as is in its record, and that is root's. */
+function claimsCanBeForged(): SandyardError {
+  return new SandyardError('validation_failed', 'Invalid pool options: profile: "dev" can not be kept warm.', {
+    hint: 'Keep "standard" or "strict" ones warm; those with "dev" are made when they are asked for.',
+    issues: [{ path: ['profile'], message: 'can not be "dev"' }],
+  });
 }
 
 function sameLimits(a: SandboxTraits, b: SandboxTraits): boolean {

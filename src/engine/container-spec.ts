@@ -1,7 +1,7 @@
 import type Docker from 'dockerode';
 
 import { SandyardError } from '../errors.js';
-import type { ContainerSpec, VolumeMount } from './engine.js';
+import type { ContainerSpec, ReadOnlyRoot, VolumeMount } from './engine.js';
 import { SECCOMP_PROFILE } from './seccomp-profile.js';
 
 /** PID 1 is the warden, and root, so that user code, which never is, can neither signal nor read it. */
@@ -13,6 +13,12 @@ const INIT_USER = '0:0';
  * and SETPCAP takes the capabilities from what it starts, for good.
  */
 const INIT_CAPABILITIES = ['CHOWN', 'KILL', 'SETGID', 'SETPCAP', 'SETUID'];
+
+/**
+ * What root commands need besides to install packages, where a sandbox may have such commands: apt fails without any of
+ * them. Of the warden's own they get all but SETPCAP.
+ */
+const ROOT_COMMAND_CAPABILITIES = ['DAC_OVERRIDE', 'FOWNER'];
 
 /** So many files the warden has room for, whatever user code may open: for each process it keeps a few. */
 const LEAST_NOFILE = 8192;
@@ -74,14 +80,19 @@ function toHostConfig(spec: ContainerSpec): Docker.HostConfig & { CgroupnsMode: 
     Init: false, // the warden is PID 1, and reaps what loses its parent
     Privileged: false,
     CapDrop: ['ALL'],
-    CapAdd: [...INIT_CAPABILITIES],
+    CapAdd: capabilitiesOf(spec),
     SecurityOpt: ['no-new-privileges:true', `seccomp=${SECCOMP_PROFILE}`],
     MaskedPaths: MASKED_PATHS,
     IpcMode: 'private',
     CgroupnsMode: 'private',
     NetworkMode: spec.network,
     Binds: [],
-    Mounts: spec.volume === undefined ? [] : [toMount(spec.volume)],
+    ReadonlyRootfs: spec.readOnly !== undefined,
+    ...(spec.readOnly === undefined ? {} : { Tmpfs: toTmpfs(spec.readOnly) }),
+    Mounts: [
+      ...(spec.volume === undefined ? [] : [toMount(spec.volume)]),
+      ...(spec.readOnly === undefined ? [] : [toOwnVolume(spec.readOnly, spec.labels)]),
+    ],
     ...(spec.runtime === undefined ? {} : { Runtime: spec.runtime }),
     // Commands answer over their own streams; a log driver would let a sandbox fill the host's disk.
     LogConfig: { Type: 'none', Config: {} },
@@ -112,6 +123,26 @@ function toMount({ name, target }: VolumeMount): Docker.MountSettings {
   return { Type: 'volume', Source: name, Target: target, ReadOnly: true, VolumeOptions };
 }
 
+/** Of no name, so that it is this container's alone, and is removed with it. */
+function toOwnVolume({ kept }: ReadOnlyRoot, labels: ContainerSpec['labels']): Docker.MountSettings {
+  const VolumeOptions = { NoCopy: true, Labels: { ...labels } } as NonNullable<Docker.MountSettings['VolumeOptions']>;
+  return { Type: 'volume', Source: '', Target: kept, ReadOnly: false, VolumeOptions };
+}
+
+/** Programs may be run from there, as from any directory; the engine would forbid it unless told so. */
+function toTmpfs({ tmpfs }: ReadOnlyRoot): Record<string, string> {
+  return Object.fromEntries(
+    tmpfs.map(({ target, bytes, inodes, uid, gid, mode }) => [
+      target,
+      `rw,nosuid,nodev,exec,size=${bytes},nr_inodes=${inodes},uid=${uid},gid=${gid},mode=${mode.toString(8)}`,
+    ]),
+  );
+}
+
+function capabilitiesOf({ rootCommands = false }: ContainerSpec): string[] {
+  return [...INIT_CAPABILITIES, ...(rootCommands ? ROOT_COMMAND_CAPABILITIES : [])].toSorted();
+}
+
 type Setting = string | number | boolean | undefined;
 
 /**
@@ -126,10 +157,12 @@ export function verifyApplied(spec: ContainerSpec, found: Docker.ContainerInspec
     ['Privileged', false, host.Privileged ?? false],
     ['StopSignal', STOP_SIGNAL, (found.Config as { StopSignal?: string }).StopSignal],
     ['CapDrop', 'ALL', host.CapDrop?.join() ?? ''],
-    ['CapAdd', INIT_CAPABILITIES.join(), describeCapabilities(host.CapAdd)],
+    ['CapAdd', capabilitiesOf(spec).join(), describeCapabilities(host.CapAdd)],
     ['SecurityOpt', true, isHardened(host.SecurityOpt ?? [])],
     ['Binds', 0, host.Binds?.length ?? 0],
-    ['Mounts', describeMount(spec.volume), describeMounts(found)],
+    ['ReadonlyRootfs', asked.ReadonlyRootfs, host.ReadonlyRootfs ?? false],
+    ['Tmpfs', describeTmpfs(asked.Tmpfs), describeTmpfs(host.Tmpfs)],
+    ['Mounts', describeAsked(spec), describeMounts(found, spec.readOnly?.kept)],
     ['Runtime', spec.runtime, spec.runtime === undefined ? undefined : host.Runtime],
     ['NetworkMode', asked.NetworkMode, host.NetworkMode],
     ['PidMode', '', host.PidMode ?? ''],
@@ -162,18 +195,34 @@ function describeCapabilities(capabilities: readonly string[] | undefined): stri
     .join();
 }
 
-function describeMount(volume: VolumeMount | undefined): string {
-  return volume === undefined ? '' : `volume ${volume.name} on ${volume.target}, read-only`;
+function describeAsked({ volume, readOnly }: ContainerSpec): string {
+  return [
+    ...(volume === undefined ? [] : [`volume ${volume.name} on ${volume.target}, read-only`]),
+    ...(readOnly === undefined ? [] : [`${OWN_VOLUME} on ${readOnly.kept}, writable`]),
+  ]
+    .toSorted()
+    .join('; ');
+}
+
+const OWN_VOLUME = 'volume of its own';
+
+function describeTmpfs(tmpfs: unknown): string {
+  return Object.entries((tmpfs ?? {}) as Record<string, string>)
+    .map(([target, options]) => `${target}:${options}`)
+    .toSorted()
+    .join('; ');
 }
 
 /** But for the volumes of its own that an image may declare, which are empty, nobody else's, and go with the sandbox. */
-function describeMounts({ Mounts, Config }: Docker.ContainerInspectInfo): string {
+function describeMounts({ Mounts, Config }: Docker.ContainerInspectInfo, kept: string | undefined): string {
   const declared = Object.keys(Config.Volumes ?? {});
   return (Mounts ?? [])
-    .filter((mount) => !(isAnonymous(mount) && declared.includes(mount.Destination)))
-    .map(
-      ({ Type, Name = '', Destination, RW }) => `${Type} ${Name} on ${Destination}, ${RW ? 'writable' : 'read-only'}`,
-    )
+    .filter((mount) => mount.Destination === kept || !(isAnonymous(mount) && declared.includes(mount.Destination)))
+    .map((mount) => {
+      const { Type, Name = '', Destination, RW } = mount;
+      const what = Destination === kept && isAnonymous(mount) ? OWN_VOLUME : `${Type} ${Name}`;
+      return `${what} on ${Destination}, ${RW ? 'writable' : 'read-only'}`;
+    })
     .toSorted()
     .join('; ');
 }

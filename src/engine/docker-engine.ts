@@ -43,7 +43,7 @@ interface SystemInfo {
   readonly MemTotal: number;
   readonly Driver: string;
   readonly CgroupVersion?: string;
-  readonly Runtimes?: Readonly<Record<string, unknown>>;
+  readonly Runtimes?: Readonly<Record<string, { readonly runtimeArgs?: readonly string[] | null }>>;
   readonly DefaultRuntime: string;
   readonly SecurityOptions?: readonly string[];
   readonly LiveRestoreEnabled?: boolean;
@@ -67,6 +67,10 @@ export class DockerEngine implements Engine {
       { operation: 'info', doing: 'describe itself', deadlineMs: QUICK_MS, idempotent: true, ...options },
       (docker) => docker.info() as Promise<SystemInfo>,
     );
+    // containerd's own names are the same runtimes once more.
+    const runtimes = Object.entries(info.Runtimes ?? {}).filter(([name]) => !name.startsWith('io.containerd.'));
+    const hasNoNetwork = ([, { runtimeArgs }]: (typeof runtimes)[number]) =>
+      runtimeArgs?.some((argument) => /^--?network=none$/.test(argument)) === true;
     return {
       address,
       apiVersion,
@@ -77,7 +81,8 @@ export class DockerEngine implements Engine {
       memoryBytes: info.MemTotal,
       storageDriver: info.Driver,
       cgroupVersion: info.CgroupVersion ?? '1',
-      runtimes: Object.keys(info.Runtimes ?? {}).filter((name) => !name.startsWith('io.containerd.')),
+      runtimes: runtimes.map(([name]) => name),
+      runtimesWithoutNetwork: runtimes.filter(hasNoNetwork).map(([name]) => name),
       defaultRuntime: info.DefaultRuntime,
       securityOptions: info.SecurityOptions ?? [],
       liveRestore: info.LiveRestoreEnabled ?? false,

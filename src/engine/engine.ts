@@ -24,6 +24,8 @@ export interface EngineInfo {
   readonly storageDriver: string;
   readonly cgroupVersion: string;
   readonly runtimes: readonly string[];
+  /** Those that were registered to have no network but a loopback interface, whatever a container is made with. */
+  readonly runtimesWithoutNetwork: readonly string[];
   readonly defaultRuntime: string;
   readonly securityOptions: readonly string[];
   readonly liveRestore: boolean;
@@ -55,6 +57,29 @@ export interface ContainerSpec {
   readonly volume?: VolumeMount | undefined;
   /** One of `EngineInfo.runtimes`; the engine's own default when absent. */
   readonly runtime?: string | undefined;
+  /** What there is where the root file system is read-only; it is writable when absent. */
+  readonly readOnly?: ReadOnlyRoot | undefined;
+  /** Whether commands may be root's, with what it takes to install packages. */
+  readonly rootCommands?: boolean | undefined;
+}
+
+/** What can be written to in a container whose root file system can't. */
+export interface ReadOnlyRoot {
+  /** In memory, which is the container's, and gone when it stops. */
+  readonly tmpfs: readonly TmpfsMount[];
+  /** A directory of root's with a volume of its own, which outlives a stop and goes with the container. */
+  readonly kept: string;
+}
+
+export interface TmpfsMount {
+  readonly target: string;
+  readonly bytes: number;
+  /** How many files and directories it may have. */
+  readonly inodes: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** Permission bits. */
+  readonly mode: number;
 }
 
 export interface VolumeMount {

@@ -20,10 +20,11 @@ export type LifecycleEventType =
 
 /**
  * Why it happened. `requested`: a caller of this manager asked for it. `woken`: it was used. `ended`: PID 1 of the sandbox
- * ended, by itself or by somebody else's doing. `lost`: it was found so after the engine was away. `elsewhere`: neither this
+ * ended, by itself or by somebody else's doing; `out_of_memory`, `too_many_threads` and `killed` say of what, see `DiedOf`. `lost`: it was found so after the engine was away. `elsewhere`: neither this
  * manager nor the sandbox itself did it.
  */
-export type LifecycleReason = ExpiryReason | 'requested' | 'woken' | 'ended' | 'elsewhere';
+export type LifecycleReason =
+  ExpiryReason | 'requested' | 'woken' | 'out_of_memory' | 'too_many_threads' | 'killed' | 'ended' | 'elsewhere';
 
 export interface LifecycleEvent {
   /** Its place among the events of one manager: a later `events` goes on after it. */
@@ -69,6 +70,9 @@ interface Intent {
   readonly until: number;
 }
 
+/** What is known of how a sandbox ended, whatever was just being done to it. */
+const CERTAIN: ReadonlySet<LifecycleReason> = new Set(['lease_expired', 'idle', 'out_of_memory', 'too_many_threads']);
+
 /** How long after something is begun what is told of it counts as that. */
 const INTENT_MS = 90_000;
 
@@ -103,7 +107,7 @@ export class LifecycleEvents {
   tell({ type, record, exitCode, reason }: LifecycleChange): void {
     const intent = this.#intents.get(record.id);
     // How it ended is certain where its exit code tells.
-    const certain = type === 'oom' || (type === 'stopped' && (reason === 'lease_expired' || reason === 'idle'));
+    const certain = type === 'oom' || (type === 'stopped' && CERTAIN.has(reason));
     const meant = intent?.types.includes(type) === true && intent.until >= performance.now() && !certain;
     if (type === 'destroyed') this.#intents.delete(record.id);
     this.#last += 1;

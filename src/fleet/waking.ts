@@ -42,7 +42,8 @@ export class Waking {
     const { id, containerId } = record;
     const { state, exitCode } = await engine.inspectContainer(containerId);
     if (state === 'running') return true;
-    if (state === 'exited' && endedByLease(exitCode) !== undefined) {
+    // One whose files are in memory would wake up without them.
+    if (state === 'exited' && endedByLease(exitCode) !== undefined && record.profile !== 'strict') {
       lifecycle.intend(id, 'woken', ['started']);
       await engine.startContainer(containerId);
     } else if (state === 'paused' && (await this.#leaseHasEnded(record))) {

@@ -34,6 +34,7 @@ export const createBody = z
     workdir: fields.path.describe('Where commands run unless they say otherwise.').optional(),
     user: fields.user.optional(),
     runtime: fields.runtime.optional(),
+    profile: fields.profile.optional(),
   })
   .describe('What a sandbox is made of. All of it is optional.');
 
@@ -57,6 +58,7 @@ export function toCreateOptions(body: z.output<typeof createBody>): CreateOption
     workdir: body.workdir,
     user: body.user,
     runtime: body.runtime,
+    profile: body.profile,
   });
 }
 

@@ -24,7 +24,7 @@ export const sandboxOperations: readonly Operation[] = [
     durable: true,
     body: createBody,
     answers: { 201: { ...ONE, headers: { Location: 'The path of the sandbox.' } } },
-    errors: ['limit_exceeded', 'image_not_found', 'out_of_disk', 'over_capacity', 'host_exhausted'],
+    errors: ['forbidden', 'limit_exceeded', 'image_not_found', 'out_of_disk', 'over_capacity', 'host_exhausted'],
     handle: create,
   }),
   operation({

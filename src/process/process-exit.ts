@@ -4,6 +4,21 @@ import { signalName } from '../signals.js';
 /** How a command ended. Exactly one of them is true of every command that was started. */
 export type Outcome = 'exited' | 'signaled' | 'timed_out' | 'oom_killed' | 'killed' | 'sandbox_died';
 
+/**
+ * What ended the sandbox under a command. `out_of_memory` and `too_many_threads`: under gVisor, where what goes over a limit
+ * takes the whole sandbox with it. `killed`: by somebody on the engine's machine. `ended`: by itself, for none of these reasons.
+ */
+export type DiedOf =
+  | 'out_of_memory'
+  | 'too_many_threads'
+  | 'killed'
+  | 'stopped'
+  | 'restarted'
+  | 'removed'
+  | 'lease_expired'
+  | 'idle'
+  | 'ended';
+
 /** How a process ended. */
 export interface ProcessExit {
   readonly outcome: Outcome;
@@ -16,6 +31,8 @@ export interface ProcessExit {
   readonly processesLeft: boolean;
   /** What it used, with what it waited for; `null` when the sandbox died first. */
   readonly usage: ProcessUsage | null;
+  /** What the sandbox died of, with `sandbox_died`, as far as its container tells; otherwise `null`. */
+  readonly diedOf: DiedOf | null;
 }
 
 export interface ProcessUsage {
@@ -35,13 +52,14 @@ export function toExit(exit: RemoteExit): ProcessExit {
     durationMs,
     processesLeft,
     usage: { userMs, systemMs, maxRssBytes },
+    diedOf: null,
   };
 }
 
 /** The end of what ran when its sandbox ended. */
-export function diedWithSandbox(durationMs: number): ProcessExit {
+export function diedWithSandbox(durationMs: number, diedOf: DiedOf | null): ProcessExit {
   const nothing = { exitCode: null, signal: null, processesLeft: false, usage: null } as const;
-  return { ...nothing, outcome: 'sandbox_died', durationMs: Math.max(0, durationMs) };
+  return { ...nothing, outcome: 'sandbox_died', durationMs: Math.max(0, durationMs), diedOf };
 }
 
 /** As a shell would see it. */

@@ -5,10 +5,11 @@ import type { RemoteExit, SpawnRequest, TerminalSize } from '../channel/messages
 import { isSandyardError, SandyardError } from '../errors.js';
 import { diedWithSandbox, toExit, type ProcessExit } from './process-exit.js';
 import { translateStart } from './remote-errors.js';
-import { callerGaveUp, endRemote, KILL_GRACE_MS, RemoteRun, type ProcessTarget, type UserIds } from './remote-run.js';
+import { callerGaveUp, endRemote, KILL_GRACE_MS, RemoteRun, type ProcessTarget } from './remote-run.js';
 import { SandboxProcess } from './sandbox-process.js';
 import { execOptionsSchema, fields, parseInput, spawnOptionsSchema } from '../schemas.js';
 import { abandon, isStdin, keepFailure, type Stdin } from './stdin.js';
+import { checkUser, toUserIds } from './users.js';
 
 const DEFAULT_MAX_OUTPUT_BYTES = 1024 * 1024;
 const DEFAULT_TERMINAL: TerminalSize = { rows: 24, columns: 80 };
@@ -25,7 +26,7 @@ interface CommandOptions {
   readonly cwd?: string | undefined;
   /** Variables on top of those of the sandbox. */
   readonly env?: Readonly<Record<string, string>> | undefined;
-  /** `sandbox` or a numeric `uid` or `uid:gid`, never root. Default: the sandbox's `user`. */
+  /** `sandbox` or a numeric `uid` or `uid:gid`; `root` only with the profile `dev`. Default: the sandbox's `user`. */
   readonly user?: string | undefined;
   /**
    * Ends the command and all it started after this many milliseconds. Default: the manager's `execTimeoutMs` for `exec`,
@@ -103,7 +104,8 @@ export async function exec(target: ProcessTarget, command: Command, options: Exe
     const died = run.started && isSandyardError(error, 'sandbox_died');
     measure(died ? 'sandbox_died' : 'error');
     if (!died) throw translateStart(error, request);
-    return output.toResult(diedWithSandbox(performance.now() - began));
+    const durationMs = performance.now() - began;
+    return output.toResult(diedWithSandbox(durationMs, await target.whyDied()));
   } finally {
     run.release();
   }
@@ -209,21 +211,18 @@ interface GivenOptions {
 
 function toRequest(target: ProcessTarget, command: Command, given: GivenOptions): Omit<SpawnRequest, 'id'> {
   const argv = parseInput(fields.command, command, 'command');
+  checkUser(given.user, target);
+  const ids = given.user === undefined ? target.user : toUserIds(given.user);
+  // The sandbox's own belongs to its user, and root would leave there what that user can't change.
+  const home = ids.uid === 0 ? { HOME: '/root' } : {};
   return {
     argv: typeof argv === 'string' ? ['/bin/sh', '-c', argv] : argv,
     cwd: given.cwd ?? target.workdir,
-    env: Object.entries({ ...target.env, ...given.env }).map(([name, value]) => `${name}=${value}`),
-    ...(given.user === undefined ? target.user : toUserIds(given.user)),
+    env: Object.entries({ ...home, ...target.env, ...given.env }).map(([name, value]) => `${name}=${value}`),
+    ...ids,
     timeoutMs: given.timeoutMs,
     graceMs: given.graceMs ?? KILL_GRACE_MS,
   };
-}
-
-/** The uid and gid of a user by the word that callers use. */
-export function toUserIds(user: string): UserIds {
-  if (user === 'sandbox') return { uid: 1000, gid: 1000 };
-  const [uid = 1000, gid = uid] = user.split(':').map(Number);
-  return { uid, gid };
 }
 
 /** Throws `validation_failed`. Of a stream that may fail before it is read, the failure is kept. */

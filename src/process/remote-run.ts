@@ -4,6 +4,7 @@ import type { RemoteProcess } from '../channel/remote-process.js';
 import { SandyardError } from '../errors.js';
 import { signalNumber } from '../signals.js';
 import type { Telemetry } from '../telemetry.js';
+import type { DiedOf } from './process-exit.js';
 import { abandon, feed, type Stdin } from './stdin.js';
 
 /** How long what gets SIGTERM may take to end before SIGKILL, unless a caller says otherwise. */
@@ -30,6 +31,8 @@ export interface ProcessTarget {
   /** Throws `manager_closed`. */
   readonly hold: () => HeldChannel;
   readonly user: UserIds;
+  /** Whether a command may be root's. */
+  readonly rootAllowed: boolean;
   readonly workdir: string;
   /** Variables over those of PID 1. */
   readonly env: Readonly<Record<string, string>>;
@@ -38,6 +41,8 @@ export interface ProcessTarget {
   readonly execTimeoutMs: number;
   /** The calls that end with the manager. */
   readonly calls: PendingCalls;
+  /** What the sandbox died of, once it has; `null` where that can't be told. Doesn't fail. */
+  readonly whyDied: () => Promise<DiedOf | null>;
 }
 
 export interface UserIds {

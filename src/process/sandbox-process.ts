@@ -229,7 +229,8 @@ export class SandboxProcess implements AsyncDisposable {
       if (this.#reason !== undefined) throw this.#reason.error;
       if (!this.#died && !saysSandboxGone(error)) throw translateProcess(error, this.id);
       this.#letGo();
-      return diedWithSandbox(Date.now() - this.startedAt.getTime());
+      const durationMs = Date.now() - this.startedAt.getTime();
+      return diedWithSandbox(durationMs, await this.#target.whyDied());
     }
   }
 

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 
 import type { ContainerState } from '../engine/engine.js';
+import { PROFILES } from '../isolation.js';
 
 /*
  * What is remembered of a sandbox, and where. Docker is the registry: what never changes is in the container's labels.
@@ -37,6 +38,7 @@ const traitsSchema = z.object({
   ...leaseTerms,
   /** `null`: the engine's own default. */
   runtime: z.string().nullable().default(null),
+  profile: z.enum(PROFILES).default('standard'),
   metadata: z.record(z.string(), z.string()),
 });
 

@@ -38,6 +38,7 @@ export const sandboxAnswer = z
     workdir: z.string(),
     user: z.string(),
     runtime: z.string().nullable().describe("Null for the engine's default."),
+    profile: fields.profile,
     metadata: z.record(z.string(), z.string()),
   })
   .describe('A sandbox.');
@@ -110,9 +111,19 @@ const eventFields = {
   owner: z.string(),
   project_name: z.string().nullable(),
   reason: z
-    .enum([...EXPIRY_REASONS, 'requested', 'woken', 'ended', 'elsewhere'])
+    .enum([
+      ...EXPIRY_REASONS,
+      'requested',
+      'woken',
+      'out_of_memory',
+      'too_many_threads',
+      'killed',
+      'ended',
+      'elsewhere',
+    ])
     .describe(
-      'Why. "requested": a client of this service asked for it. "woken": it was used. "ended": it ended by itself. "lost": ' +
+      'Why. "requested": a client of this service asked for it. "woken": it was used. "ended": it ended by itself. ' +
+        '"out_of_memory" and "too_many_threads": a limit ended it, as under gVisor. "killed": it was killed. "lost": ' +
         'it was found so after the engine was away. "elsewhere": somebody else did it.',
     ),
   by: z.string().nullable().describe('Who asked for it, such as "rest" or "reaper"; null where that is not known.'),
@@ -149,11 +160,27 @@ function orphanAnswer() {
 
 const outcome = z.enum(['exited', 'signaled', 'timed_out', 'oom_killed', 'killed', 'sandbox_died']);
 
+const diedOf = z
+  .enum([
+    'out_of_memory',
+    'too_many_threads',
+    'killed',
+    'stopped',
+    'restarted',
+    'removed',
+    'lease_expired',
+    'idle',
+    'ended',
+  ])
+  .nullable()
+  .describe('What the sandbox died of, with the outcome "sandbox_died", as far as it is known; otherwise null.');
+
 const exitFields = {
   exit_code: z.int().nullable().describe('Null when it did not exit by itself.'),
   signal: z.string().nullable(),
   execution_time: z.number().describe('Seconds.'),
   outcome,
+  died_of: diedOf,
   processes_left: z.boolean().describe('Whether something that it started was still there when it exited.'),
 };
 
@@ -169,6 +196,7 @@ export const execAnswer = z
     stderr: z.string(),
     execution_time: exitFields.execution_time,
     outcome: exitFields.outcome,
+    died_of: exitFields.died_of,
     signal: exitFields.signal,
     ...dropFields,
     processes_left: exitFields.processes_left,

@@ -57,6 +57,7 @@ export function presentSandbox(info: SandboxInfo): z.output<typeof sandboxAnswer
     workdir: info.workdir,
     user: info.user,
     runtime: info.runtime,
+    profile: info.profile,
     metadata: info.metadata,
   };
 }
@@ -138,6 +139,7 @@ export function presentExec(result: ExecResult): z.output<typeof execAnswer> {
     stderr: result.stderr,
     execution_time: toSeconds(result.durationMs),
     outcome: result.outcome,
+    died_of: result.diedOf,
     signal: result.signal,
     truncated: result.truncated,
     dropped_bytes: result.droppedBytes,
@@ -151,6 +153,7 @@ export function presentExit({ usage, ...exit }: ProcessExit): z.output<typeof ex
     signal: exit.signal,
     execution_time: toSeconds(exit.durationMs),
     outcome: exit.outcome,
+    died_of: exit.diedOf,
     processes_left: exit.processesLeft,
     usage: usage && {
       user_seconds: toSeconds(usage.userMs),

@@ -32,10 +32,52 @@ describe('limits', () => {
   it.each(RUNTIMES)('says so where that is the end of a sandbox of %s', async (runtime) => {
     const sandbox = await testSandbox(manager, { runtime, memoryLimit: '96m', pidsLimit: 2048 });
     const hog = await sandbox.exec(['python3', '-c', 'block = bytearray(512 * 1024 * 1024); print(len(block))']);
-    expect(hog).toMatchObject({ outcome: runtime === 'runsc' ? 'sandbox_died' : 'oom_killed', stdout: '' });
+    expect(hog).toMatchObject(
+      runtime === 'runsc'
+        ? { outcome: 'sandbox_died', diedOf: 'out_of_memory', stdout: '' }
+        : { outcome: 'oom_killed', diedOf: null, stdout: '' },
+    );
     if (runtime === 'runsc') await sandbox.start(); // there the kernel that runs out of memory is the sandbox's own
     expect(await sandbox.exec(['echo', 'usable'])).toMatchObject({ stdout: 'usable\n' });
   });
+
+  it.runIf(RUNTIMES.includes('runsc'))(
+    'tells what a sandbox of gVisor has died of, in results and in events',
+    async () => {
+      const events: [string, string, number | null][] = [];
+      const signal = new AbortController();
+      const reading = (async () => {
+        for await (const event of manager.events({ types: ['stopped', 'oom'], signal: signal.signal })) {
+          events.push([event.type, event.reason, event.exitCode]);
+        }
+      })();
+      const told = async (reason: string) =>
+        eventually(async () => events.find(([type, why]) => type === 'stopped' && why === reason), { what: reason });
+
+      const hungry = await testSandbox(manager, { runtime: 'runsc', memoryLimit: '96m' });
+      const read = await hungry.spawn(['python3', '-c', 'block = bytearray(512 * 1024 * 1024)']);
+      expect(await read.wait()).toMatchObject({ outcome: 'sandbox_died', diedOf: 'out_of_memory' });
+      expect(await told('out_of_memory')).toEqual(['stopped', 'out_of_memory', 137]);
+
+      const many = await testSandbox(manager, { runtime: 'runsc', pidsLimit: 8, memoryLimit: '2g' });
+      const bomb = await many.exec([
+        'python3',
+        '-c',
+        'import os\nwhile True:\n  if os.fork() == 0: os.read(os.pipe()[0], 1)',
+      ]);
+      expect(bomb).toMatchObject({ outcome: 'sandbox_died', diedOf: 'too_many_threads' });
+      expect(await told('too_many_threads')).toEqual(['stopped', 'too_many_threads', 2]);
+
+      const killed = await testSandbox(manager, { runtime: 'runsc' });
+      const waiting = killed.exec(['sleep', '60']);
+      await eventually(async () => ((await killed.processes.list()).length > 0 ? true : undefined));
+      await dockerClient().getContainer(`sandyard-${killed.id}`).kill();
+      expect(await waiting).toMatchObject({ outcome: 'sandbox_died', diedOf: 'killed' });
+      expect(await told('killed')).toEqual(['stopped', 'killed', 137]);
+      signal.abort();
+      await reading;
+    },
+  );
 
   it("doesn't call a SIGKILL of its own an out-of-memory kill", async () => {
     const sandbox = await testSandbox(manager, { memoryLimit: '64m' });

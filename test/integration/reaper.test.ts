@@ -115,6 +115,7 @@ describe('what a manager that died has left', () => {
     onExpiry: 'destroy',
     wakeOnUse: false,
     runtime: null,
+    profile: 'standard',
     metadata: {},
   } as const;
   const docker = dockerClient();

@@ -13,6 +13,7 @@ const LAYERS = [
     'signals.ts',
     'quote.ts',
     'settleable.ts',
+    'isolation.ts',
     'schemas.ts',
     'variables.ts',
     'config.ts',

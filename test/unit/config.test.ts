@@ -57,6 +57,14 @@ describe('readConfig', () => {
         queue: 64,
         floor: { memoryBytes: 512 * MIB, diskBytes: 1024 * MIB },
       },
+      isolation: {
+        profile: 'standard',
+        runtime: undefined,
+        allowedProfiles: undefined,
+        allowedNetworks: undefined,
+        allowedImages: undefined,
+        allowedRuntimes: undefined,
+      },
       pool: { size: 0, max: 0 },
       reaper: { schedule: '*/30 * * * * *', dryRun: false },
       maxUploadBytes: 2048 * MIB,
@@ -72,6 +80,17 @@ describe('readConfig', () => {
     ['SANDBOX_ALLOWED_HOSTS', 'a.example, ,b.example:80', 'allowedHosts', ['a.example', 'b.example:80']],
     ['SANDBOX_OWNER', 'team-1', 'owner', 'team-1'],
     ['SANDBOX_IMAGE', 'ubuntu:24.04', 'image', 'ubuntu:24.04'],
+    ['SANDBOX_PROFILE', 'strict', 'isolation.profile', 'strict'],
+    ['SANDBOX_RUNTIME', 'auto', 'isolation.runtime', 'auto'],
+    ['SANDBOX_ALLOWED_PROFILES', 'standard, strict', 'isolation.allowedProfiles', ['standard', 'strict']],
+    ['SANDBOX_ALLOWED_NETWORKS', 'none', 'isolation.allowedNetworks', ['none']],
+    [
+      'SANDBOX_ALLOWED_IMAGES',
+      'ubuntu:*,a.example:5000/b/*',
+      'isolation.allowedImages',
+      ['ubuntu:*', 'a.example:5000/b/*'],
+    ],
+    ['SANDBOX_ALLOWED_RUNTIMES', 'runc,runsc', 'isolation.allowedRuntimes', ['runc', 'runsc']],
     ['SANDBOX_MEMORY', '64m', 'limits.memoryBytes', 64 * MIB],
     ['SANDBOX_MAX_MEMORY', '2g', 'limits.maxMemoryBytes', 2048 * MIB],
     ['SANDBOX_CPUS', '0.5', 'limits.cpus', 0.5],
@@ -115,6 +134,13 @@ describe('readConfig', () => {
     ['SANDBOX_TOKEN', 'short'],
     ['SANDBOX_OWNER', 'Me & you'],
     ['SANDBOX_IMAGE', 'not an image'],
+    ['SANDBOX_PROFILE', 'lax'],
+    ['SANDBOX_RUNTIME', 'not a name'],
+    ['SANDBOX_ALLOWED_PROFILES', 'standard,lax'],
+    ['SANDBOX_ALLOWED_PROFILES', ','],
+    ['SANDBOX_ALLOWED_NETWORKS', 'host'],
+    ['SANDBOX_ALLOWED_IMAGES', 'ubuntu:(.*)'],
+    ['SANDBOX_ALLOWED_RUNTIMES', ','],
     ['SANDBOX_MEMORY', 'lots'],
     ['SANDBOX_MEMORY', '1m'],
     ['SANDBOX_CPUS', '-1'],
@@ -144,6 +170,19 @@ describe('readConfig', () => {
   it('never tells the token, not even a bad one', () => {
     const { message, hint } = thrownBy(() => readConfig({ SANDBOX_TOKEN: 'hunter2-hunter2' }));
     expect(`${message} ${hint}`).not.toContain('hunter2');
+  });
+
+  it.each([
+    ['SANDBOX_PROFILE', 'dev', 'SANDBOX_ALLOWED_PROFILES', 'standard,strict'],
+    ['SANDBOX_RUNTIME', 'runc', 'SANDBOX_ALLOWED_RUNTIMES', 'runsc'],
+  ])('refuses %s=%s, which %s does not name', (name, value, list, allowed) => {
+    const { code, message } = thrownBy(() => readConfig({ [name]: value, [list]: allowed })) as SandyardError;
+    expect({ code, message }).toEqual({ code: 'config_invalid', message: `${name} is not one that ${list} allows.` });
+  });
+
+  it('takes a default runtime of auto for one that is allowed', () => {
+    const env = { SANDBOX_RUNTIME: 'auto', SANDBOX_ALLOWED_RUNTIMES: 'runsc' };
+    expect(readConfig(env)).toHaveProperty('isolation.runtime', 'auto');
   });
 
   it.each([

@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -25,22 +26,55 @@
 #error "the architecture isn't known"
 #endif
 
-/* Nothing that is started gets a capability, whatever it runs: the bounding set is emptied, and what PID 1 could
- * pass on. PID 1 itself keeps what it needs to start, signal and end processes of other users. */
-static int drop_capabilities(void)
+#define BIT(capability) (1u << (capability))
+/* What root commands may have, where there may be any: what it takes to install packages. All are below 32. */
+#define ROOT_COMMANDS                                                                                                 \
+	(BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_FOWNER) | BIT(CAP_KILL) | BIT(CAP_SETGID) | BIT(CAP_SETUID))
+
+/* What nothing that is started from now on can ever have. */
+static void narrow_bounds(uint32_t kept)
+{
+	for (unsigned long capability = 0; capability <= LAST_CAPABILITY; capability++)
+		if (capability > 31 || !(kept & BIT(capability)))
+			prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
+}
+
+static int keep_capabilities(uint32_t kept)
 {
 	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
 	struct __user_cap_data_struct data[2];
 
-	for (unsigned long capability = 0; capability <= LAST_CAPABILITY; capability++)
-		prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	if (syscall(SYS_capget, &header, data) < 0)
 		return -1;
 	data[0].inheritable = data[1].inheritable = 0;
-	data[0].permitted &= ~(1u << CAP_CHOWN | 1u << CAP_SETPCAP);
+	data[0].permitted &= kept;
+	data[1].permitted = 0;
 	data[0].effective = data[0].permitted;
+	data[1].effective = 0;
 	return (int)syscall(SYS_capset, &header, data);
+}
+
+/* Nothing that is started gets a capability, whatever it runs: the bounding set is emptied, and what PID 1 could
+ * pass on. PID 1 itself keeps what it needs to start, signal and end processes of other users. Where there may be
+ * root commands it must also have what these are to have: without new privileges nobody gets what its parent hasn't. */
+static int drop_capabilities(bool root_commands)
+{
+	uint32_t own = BIT(CAP_KILL) | BIT(CAP_SETGID) | BIT(CAP_SETUID);
+
+	narrow_bounds(root_commands ? ROOT_COMMANDS : 0);
+	return keep_capabilities(root_commands ? ROOT_COMMANDS | BIT(CAP_SETPCAP) : own);
+}
+
+void confine_user_command(void)
+{
+	narrow_bounds(0);
+}
+
+int confine_root_operation(void)
+{
+	narrow_bounds(0);
+	return keep_capabilities(BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_FOWNER));
 }
 
 /* Whether the engine has the kernel filter system calls, as Docker's own profile does. gVisor takes no filter from it. */
@@ -91,9 +125,9 @@ static int deny_user_namespaces(void)
 	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
-int confine(void)
+int confine(bool root_commands)
 {
-	if (drop_capabilities() < 0)
+	if (drop_capabilities(root_commands) < 0)
 		return -1;
 	return is_filtered() ? 0 : deny_user_namespaces();
 }

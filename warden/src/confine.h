@@ -2,6 +2,13 @@
 #ifndef CONFINE_H
 #define CONFINE_H
 
-int confine(void);
+#include <stdbool.h>
+
+/* Once, before anything is started. With root commands these may have what it takes to install packages. */
+int confine(bool root_commands);
+/* In what is started for a user other than root, where there may be root commands: takes from it what these may have. */
+void confine_user_command(void);
+/* In an operation of root's: it has what it takes to see to any file, and nothing else. */
+int confine_root_operation(void);
 
 #endif

@@ -76,11 +76,20 @@ static void conclude(struct process *process)
 	process_drained(process);
 }
 
+/* Of a process of root's: what has shed the mark is mostly in its session yet. Once it has been reaped, and nothing was
+ * ended, another may come to have that number. */
+static int signal_tree(const struct process *process, int signal)
+{
+	pid_t session = process->root ? process->pid : 0;
+
+	return mark_signal_session(process->mark, session, signal);
+}
+
 static void kill_step(struct timer *timer)
 {
 	struct process *process = CONTAINER_OF(timer, struct process, kill);
 	int64_t begun = now_ms();
-	int found = mark_signal(process->mark, begun >= process->kill_at ? SIGKILL : 0);
+	int found = signal_tree(process, begun >= process->kill_at ? SIGKILL : 0);
 
 	/* A process that is just being made doesn't bear its mark yet. */
 	if (!process->reaped && begun >= process->kill_at)
@@ -93,6 +102,7 @@ static void kill_step(struct timer *timer)
 		return;
 	}
 	process->ending = false;
+	process->root = false;
 	conclude(process);
 }
 
@@ -108,7 +118,7 @@ void process_kill(struct process *process, int signal, uint32_t grace_ms, enum o
 	process->ending = true;
 	process->kill.fire = kill_step;
 	if (signal != SIGKILL) {
-		mark_signal(process->mark, signal);
+		signal_tree(process, signal);
 		timer_set(&process->kill, KILL_STEP_MS);
 	} else {
 		kill_step(&process->kill);
@@ -212,8 +222,10 @@ static void reaped(struct process *process, int status, const struct rusage *usa
 	timer_stop(&process->orphan);
 	if (process->reason == RUNS)
 		process->left = mark_left(process->mark, process_is_main);
-	if (!process->ending)
+	if (!process->ending) {
+		process->root = false;
 		conclude(process);
+	}
 }
 
 bool process_reap(void)

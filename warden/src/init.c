@@ -37,6 +37,7 @@ unsigned char boot_id[BOOT_ID_BYTES];
 static struct watch signals;
 static struct timer end_timer, rest_timer;
 static int end_code = -1;
+static bool root_commands;
 static struct terms terms = { .grace_ms = EXPIRY_GRACE_MS };
 
 static _Noreturn void fail(int code, const char *what)
@@ -212,6 +213,8 @@ static void read_argument(const char *argument)
 		read_on_expiry(argument, value);
 	else if ((value = value_of(argument, "--nofile=")))
 		spawn_set_nofile(strtoul(value, NULL, 10));
+	else if (strcmp(argument, "--root-commands") == 0)
+		root_commands = true;
 	else if ((value = value_of(argument, "--own=")))
 		give_directory(value);
 	else
@@ -258,8 +261,12 @@ int init_main(int argc, char **argv)
 	make_state_directory();
 	if (getrandom(boot_id, sizeof boot_id, 0) != sizeof boot_id)
 		fail(END_STATE, "random numbers");
-	if (confine() < 0)
+	if (confine(root_commands) < 0)
 		fail(END_STATE, "confinement");
+	if (root_commands) {
+		spawn_allow_root();
+		request_allow_root();
+	}
 	loop_open();
 	mark_open();
 	usage_open();

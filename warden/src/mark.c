@@ -99,7 +99,28 @@ static bool bears(const char *pid, gid_t mark)
 	return *state != 'Z' && *state != 'X' && has_number(groups + strspn(groups, " \t"), mark);
 }
 
+static bool is_in_session(const char *pid, pid_t session)
+{
+	char path[32], state;
+	const char *end;
+	int parent, group, found;
+
+	if (session == 0)
+		return false;
+	snprintf(path, sizeof path, "%.12s/stat", pid);
+	/* The name, in parentheses, is the program's own choice. */
+	if (read_proc(path, text, sizeof text) <= 0 || !(end = strrchr(text, ')')) ||
+	    sscanf(end + 1, " %c %d %d %d", &state, &parent, &group, &found) != 4)
+		return false;
+	return state != 'Z' && state != 'X' && found == session;
+}
+
 int mark_signal(gid_t mark, int signal)
+{
+	return mark_signal_session(mark, 0, signal);
+}
+
+int mark_signal_session(gid_t mark, pid_t session, int signal)
 {
 	int found = 0;
 	long length;
@@ -111,7 +132,7 @@ int mark_signal(gid_t mark, int signal)
 			pid_t pid = (pid_t)atoi(entry->name);
 
 			at += entry->length;
-			if (pid <= 1 || !bears(entry->name, mark))
+			if (pid <= 1 || !(bears(entry->name, mark) || is_in_session(entry->name, session)))
 				continue;
 			found++;
 			if (signal)

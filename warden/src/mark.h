@@ -12,6 +12,8 @@ gid_t mark_new(void);
 /* Sends the signal, if it isn't 0, to every process that bears the mark. Returns how many there are that still
  * run. */
 int mark_signal(gid_t mark, int signal);
+/* The same for a tree of root's, which can shed its mark: also for what is in the session of its first. */
+int mark_signal_session(gid_t mark, pid_t session, int signal);
 /* Whether a process with the mark has lost its parent, as what outlives the first of its tree has. `is_main` tells
  * the processes that PID 1 has started itself. */
 bool mark_left(gid_t mark, bool (*is_main)(pid_t pid));

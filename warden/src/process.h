@@ -108,6 +108,8 @@ struct process {
 	uint32_t flags;
 	pid_t pid;
 	gid_t mark;
+	/* Whether it can shed its mark; its session then tells what belongs to it, until its end. */
+	bool root;
 	struct out argv;
 	uint64_t limit;
 	int64_t started_us, started_wall_ms;
@@ -197,6 +199,8 @@ void output_set_memory(uint64_t memory_limit);
 /* spawn.c: makes the process of it. Fills in pid, mark, input and output. */
 int spawn_start(struct process *process, const struct spawn_request *request, enum stage *stage);
 void spawn_set_nofile(rlim_t nofile);
+/* There may be root commands from now on. */
+void spawn_allow_root(void);
 /* For a terminal. */
 void spawn_resize(struct process *process, uint16_t rows, uint16_t columns);
 

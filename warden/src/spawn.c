@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "builtin/builtin.h"
+#include "confine.h"
 #include "process.h"
 #include "mark.h"
 
@@ -41,10 +42,16 @@ struct failure {
 };
 
 static rlim_t nofile = RLIM_INFINITY;
+static bool root_commands;
 
 void spawn_set_nofile(rlim_t limit)
 {
 	nofile = limit;
+}
+
+void spawn_allow_root(void)
+{
+	root_commands = true;
 }
 
 static void close_if_open(int fd)
@@ -169,6 +176,8 @@ static int take_rights(const struct spawn_request *request, gid_t mark)
 {
 	if (set_limits(request) < 0 || setgroups(1, &mark) < 0)
 		return -1;
+	if (root_commands && request->uid != 0)
+		confine_user_command();
 	if (setresgid(request->gid, request->gid, request->gid) < 0)
 		return -1;
 	return setresuid(BUILTIN_UID, request->uid, BUILTIN_UID);
@@ -251,7 +260,7 @@ static enum stage become(const struct spawn_request *request, const struct ends 
 		return STAGE_CWD;
 	reset_signals();
 	if (request->flags & SPAWN_BUILTIN)
-		return STAGE_PROGRAM;
+		return request->uid == 0 && confine_root_operation() < 0 ? STAGE_USER : STAGE_PROGRAM;
 	if (setresuid(request->uid, request->uid, request->uid) < 0)
 		return STAGE_USER;
 	errno = execute(request);
@@ -336,6 +345,7 @@ int spawn_start(struct process *process, const struct spawn_request *request, en
 	if (make_ends(&ends, request) < 0)
 		return errno;
 	process->mark = mark_new();
+	process->root = request->uid == 0;
 	process->pid = start(request, &ends, process->mark, &failure);
 	if (process->pid < 0 || failure.error) {
 		int error = failure.error ? failure.error : errno;

@@ -113,11 +113,20 @@ static void take_numbers(struct in *in, struct spawn_request *request)
 	request->columns = in_u16(in);
 }
 
-/* Root is refused: it could end the sandbox, or write its record. So is who could signal built-in operations, and
- * a group that could be a mark. */
+static bool root_allowed;
+
+void request_allow_root(void)
+{
+	root_allowed = true;
+}
+
+/* Root is refused unless the sandbox was made for it: it can end the sandbox, and write its record. So is who could
+ * signal built-in operations, and a group that could be a mark. */
 static bool is_allowed(const struct spawn_request *request)
 {
-	return request->uid != 0 && request->gid != 0 && request->uid != UINT32_MAX &&
+	bool is_root = request->uid == 0 && request->gid == 0;
+
+	return ((request->uid != 0 && request->gid != 0) || (is_root && root_allowed)) && request->uid != UINT32_MAX &&
 	       request->uid != BUILTIN_UID && request->gid < 0x40000000u &&
 	       (request->flags & ~(uint32_t)SPAWN_FLAGS) == 0;
 }

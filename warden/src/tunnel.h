@@ -69,5 +69,7 @@ void tunnel_trim(struct tunnel *tunnel, size_t most);
 void request_handle(struct tunnel *tunnel, uint8_t type, uint32_t stream, const uint8_t *payload, size_t length);
 /* Decodes SPAWN into a request whose memory is the caller's to free. */
 bool request_parse_spawn(struct in in, struct spawn_request *request);
+/* From now on a request may name root. */
+void request_allow_root(void);
 
 #endif

@@ -47,7 +47,13 @@ void record_note_activity(void)
 
 int mark_signal(gid_t mark, int signal)
 {
+	return mark_signal_session(mark, 0, signal);
+}
+
+int mark_signal_session(gid_t mark, pid_t session, int signal)
+{
 	(void)mark;
+	(void)session;
 	asked.signal = signal;
 	return 0;
 }

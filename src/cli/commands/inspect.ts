@@ -52,6 +52,7 @@ function toFields(info: SandboxInfo): [label: string, text: string][] {
     ['PIDS', String(limits.pids)],
     ['OPEN FILES', String(limits.nofile)],
     ['NETWORK', info.network],
+    ['PROFILE', info.profile],
     ['RUNTIME', info.runtime],
     ['USER', info.user],
     ['WORKDIR', info.workdir],

@@ -286,6 +286,7 @@ function makeInfo(id: string): SandboxInfo {
     limits: { memoryBytes: 1024 ** 3, cpus: 1, pids: 256, nofile: 4096 },
     network: 'none',
     runtime: null,
+    profile: 'standard',
     workdir: '/workspace',
     user: 'sandbox',
     metadata: {},

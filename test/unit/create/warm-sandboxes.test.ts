@@ -61,6 +61,7 @@ describe('a warm sandbox', () => {
     ['another user', { user: '5' }],
     ['another directory', { workdir: '/srv' }],
     ['another runtime', { runtime: 'runsc' }],
+    ['another profile', { profile: 'strict', runtime: 'runc' }],
     ['other open files', { nofileLimit: 99 }],
     ['more than its record holds', { env: { A: 'x'.repeat(40_000) } }],
   ])('does not do for %s, and nobody notices', async (_, options) => {

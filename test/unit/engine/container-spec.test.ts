@@ -165,6 +165,78 @@ function declaring(volumes: object | null): object {
   return { Config: { ...config, Volumes: volumes }, Mounts: [ANONYMOUS] };
 }
 
+const READ_ONLY: ContainerSpec = {
+  ...SPEC,
+  readOnly: {
+    tmpfs: [{ target: '/workspace', bytes: 4096, inodes: 8, uid: 1000, gid: 1001, mode: 0o1755 }],
+    kept: '/var/lib/sandyard',
+  },
+};
+const OWN_VOLUME = { Type: 'volume', Name: 'a'.repeat(64), Destination: '/var/lib/sandyard', RW: true };
+
+/** As an engine answers that has made it read-only. */
+function appliedReadOnly(hostChange: object = {}, mounts: object[] = [OWN_VOLUME]): Docker.ContainerInspectInfo {
+  const { HostConfig, ...config } = toCreateOptions(READ_ONLY);
+  const found = { Config: config, HostConfig: { ...HostConfig, ...hostChange }, Mounts: mounts };
+  return found as unknown as Docker.ContainerInspectInfo;
+}
+
+describe('a read-only root', () => {
+  const readOnly = toCreateOptions(READ_ONLY).HostConfig as Docker.HostConfig & Record<string, unknown>;
+
+  it('is only had where it is asked for', () => {
+    expect(host).toMatchObject({ ReadonlyRootfs: false });
+    expect(host).not.toHaveProperty('Tmpfs');
+    expect(readOnly).toMatchObject({ ReadonlyRootfs: true });
+  });
+
+  it('has bounded directories in memory, of the user, from which programs can be run', () => {
+    const options = 'rw,nosuid,nodev,exec,size=4096,nr_inodes=8,uid=1000,gid=1001,mode=1755';
+    expect(readOnly['Tmpfs']).toEqual({ '/workspace': options });
+  });
+
+  it('has a volume of no name, with its own labels, for what outlives a stop', () => {
+    const VolumeOptions = { NoCopy: true, Labels: { 'sandyard.id': 'abc' } };
+    expect(readOnly.Mounts).toEqual([
+      { Type: 'volume', Source: '', Target: '/var/lib/sandyard', ReadOnly: false, VolumeOptions },
+    ]);
+  });
+
+  it('is compared with what the engine has made', () => {
+    expect(() => verifyApplied(READ_ONLY, appliedReadOnly())).not.toThrow();
+  });
+
+  it.each<[setting: string, found: Docker.ContainerInspectInfo]>([
+    ['ReadonlyRootfs', appliedReadOnly({ ReadonlyRootfs: false })],
+    ['Tmpfs', appliedReadOnly({ Tmpfs: null })],
+    ['Tmpfs', appliedReadOnly({ Tmpfs: { '/workspace': 'rw' } })],
+    ['Tmpfs', appliedReadOnly({ Tmpfs: { ...(readOnly['Tmpfs'] as object), '/etc': 'rw' } })],
+    ['Mounts', appliedReadOnly({}, [])],
+    ['Mounts', appliedReadOnly({}, [{ ...OWN_VOLUME, Name: 'shared' }])],
+    ['Mounts', appliedReadOnly({}, [{ ...OWN_VOLUME, RW: false }])],
+    ['Mounts', appliedReadOnly({}, [{ ...OWN_VOLUME, Type: 'bind' }])],
+  ])('is refused with another %s', (setting, found) => {
+    expect(() => verifyApplied(READ_ONLY, found)).toThrow(expect.objectContaining({ code: 'engine_error' }));
+    expect(() => verifyApplied(READ_ONLY, found)).toThrow(setting);
+  });
+
+  it('is refused where a writable one was asked for', () => {
+    expect(() => verifyApplied(SPEC, applied({ ReadonlyRootfs: true }))).toThrow(/ReadonlyRootfs/);
+  });
+});
+
+describe('root commands', () => {
+  const spec = { ...SPEC, rootCommands: true };
+  const capabilities = ['CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'KILL', 'SETGID', 'SETPCAP', 'SETUID'];
+
+  it('need two more capabilities, and no more', () => {
+    expect(toCreateOptions(spec).HostConfig?.CapAdd).toEqual(capabilities);
+    expect(() => verifyApplied(spec, applied({ CapAdd: capabilities }))).not.toThrow();
+    expect(() => verifyApplied(spec, applied({ CapAdd: [...capabilities, 'SYS_ADMIN'] }))).toThrow(/CapAdd/);
+    expect(() => verifyApplied(SPEC, applied({ CapAdd: capabilities }))).toThrow(/CapAdd/);
+  });
+});
+
 describe('verifyApplied', () => {
   it.each<[what: string, found: Docker.ContainerInspectInfo]>([
     ['what was asked for', applied()],

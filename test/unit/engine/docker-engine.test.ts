@@ -244,7 +244,7 @@ it('describes the engine', async () => {
     NCPU: 4,
     MemTotal: 8e9,
     Driver: 'overlay2',
-    Runtimes: { runc: {}, runsc: {}, 'io.containerd.runc.v2': {} },
+    Runtimes: { runc: {}, runsc: { runtimeArgs: ['--network=none'] }, 'runsc-net': {}, 'io.containerd.runc.v2': {} },
     DefaultRuntime: 'runc',
     SystemTime: '2026-01-01T01:00:00.123456789+01:00',
   };
@@ -259,7 +259,8 @@ it('describes the engine', async () => {
     memoryBytes: 8e9,
     storageDriver: 'overlay2',
     cgroupVersion: '1',
-    runtimes: ['runc', 'runsc'],
+    runtimes: ['runc', 'runsc', 'runsc-net'],
+    runtimesWithoutNetwork: ['runsc'],
     defaultRuntime: 'runc',
     securityOptions: [],
     liveRestore: false,

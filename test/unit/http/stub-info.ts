@@ -54,6 +54,7 @@ export function makeInfo(id: string, options: CreateOptions): SandboxInfo {
     workdir: '/workspace',
     user: 'sandbox',
     runtime: options.runtime ?? null,
+    profile: options.profile ?? 'standard',
     metadata: options.metadata ?? {},
   };
 }

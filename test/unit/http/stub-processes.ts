@@ -18,7 +18,16 @@ type Options = SpawnOptions;
 
 export function exitOf(exitCode: number | null, more: Partial<ProcessExit> = {}): ProcessExit {
   const usage = { userMs: 5, systemMs: 2.5, maxRssBytes: 1_000_000 };
-  return { exitCode, signal: null, durationMs: 12.5, outcome: 'exited', processesLeft: false, usage, ...more };
+  return {
+    exitCode,
+    signal: null,
+    durationMs: 12.5,
+    outcome: 'exited',
+    processesLeft: false,
+    usage,
+    diedOf: null,
+    ...more,
+  };
 }
 
 export class StubProcess {

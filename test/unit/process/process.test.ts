@@ -3,7 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it, vi } from 'vitest';
 
 import { FrameType } from '../../../src/channel/wire.js';
-import { exec, spawn, toUserIds, type ExecOptions } from '../../../src/process/process.js';
+import { exec, spawn, type ExecOptions } from '../../../src/process/process.js';
+import { toUserIds } from '../../../src/process/users.js';
 import type { FakeCommand, FakeProcess } from '../../fixtures/fake-warden.js';
 import { makeTarget, makeTargetRunning } from '../../fixtures/process-target.js';
 
@@ -110,6 +111,7 @@ describe('exec', () => {
   it.each([
     [['x'], { cwd: 'relative' }],
     [['x'], { user: 'root' }],
+    [['x'], { user: '0:0' }],
     [['x'], { env: { SANDYARD_PROCESS: 'stolen' } }],
     [['x'], { timeoutMs: 0 }],
     [['x'], { maxOutputBytes: -1 }],

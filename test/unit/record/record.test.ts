@@ -31,6 +31,7 @@ const TRAITS: SandboxTraits = {
   onExpiry: 'stop',
   wakeOnUse: true,
   runtime: 'runsc',
+  profile: 'standard',
   metadata: { 'a key': 'ü\n"' },
 };
 const ABOUT = { id: 'abc', owner: 'me', projectName: 'My project', createdAt: CREATED, maxLifetimeMs: 3_600_000 };
@@ -57,9 +58,14 @@ describe('a record', () => {
   });
 
   it('has what is usual where its labels are from before that was said', () => {
-    const { runtime: _, onExpiry: __, wakeOnUse: ___, ...older } = TRAITS;
+    const { runtime: _, onExpiry: __, wakeOnUse: ___, profile: ____, ...older } = TRAITS;
     const labels = { ...toLabels(TRAITS, ABOUT), 'sandyard.traits': JSON.stringify(older) };
-    expect(toRecord(container(labels))).toMatchObject({ runtime: null, onExpiry: 'destroy', wakeOnUse: false });
+    expect(toRecord(container(labels))).toMatchObject({
+      runtime: null,
+      profile: 'standard',
+      onExpiry: 'destroy',
+      wakeOnUse: false,
+    });
   });
 
   it('ages by the clock of the engine, whatever its label says', () => {
@@ -166,6 +172,7 @@ describe('a claim', () => {
       pool: 'p',
       workdir: TRAITS.workdir,
       runtime: 'runsc',
+      profile: 'standard',
       id: 'abc',
       containerId: 'c1',
     });

@@ -1,0 +1,94 @@
+import type { CallOptions, Engine, EngineInfo } from '../engine/engine.js';
+import { SandyardError } from '../errors.js';
+import { checkAllowed, isGvisor, notAllowed, type IsolationSettings } from '../isolation.js';
+import type { ParsedCreateOptions } from '../schemas.js';
+
+/** For so long what the engine has is taken to be what it has: runtimes come and go with its configuration. */
+const FRESH_MS = 60_000;
+/** gVisor's own threads are what the engine counts: about eight for each process in a sandbox, and a hundred of its own. */
+const THREADS_PER_PROCESS = 8;
+const LEAST_THREADS = 2048;
+
+interface IsolatingParts {
+  readonly engine: Engine;
+  readonly settings: IsolationSettings;
+  readonly defaultImage: string;
+}
+
+/** How many processes the engine is to hold a sandbox to that may have `pids`. */
+export function toPidsLimit(pids: number, runtime: string | null): number {
+  return isGvisor(runtime) ? Math.max(LEAST_THREADS, pids * THREADS_PER_PROCESS) : pids;
+}
+
+/** Settles how a sandbox is isolated: by what was asked for, what the operator allows, and what the engine has. */
+export class Isolating {
+  readonly #parts: IsolatingParts;
+  #known: { readonly info: EngineInfo; readonly until: number } | undefined;
+
+  constructor(parts: IsolatingParts) {
+    this.#parts = parts;
+  }
+
+  /** Puts in the profile, and checks all that can be without the engine. Throws `forbidden`, naming the setting. */
+  check<Given extends ParsedCreateOptions>(given: Given): Given & { readonly profile: IsolationSettings['profile'] } {
+    const { settings, defaultImage } = this.#parts;
+    const { profile = settings.profile, network = 'none', image = defaultImage } = given;
+    checkAllowed({ profile, network, image }, { ...settings, defaultImage });
+    return { ...given, profile };
+  }
+
+  /**
+   * The same with the runtime that it is to have; without one it is the engine's own default. `auto`, which is also what
+   * `strict` has unless a runtime is named, is gVisor where the engine has it with the network that is wanted. Throws
+   * `forbidden`, and `validation_failed` when the engine hasn't the runtime that is named.
+   */
+  async settle(given: ParsedCreateOptions, options: CallOptions = {}): Promise<ParsedCreateOptions> {
+    const checked = this.check(given);
+    const { profile, network = 'none' } = checked;
+    const { runtime, allowedRuntimes } = this.#parts.settings;
+    const asked = given.runtime ?? runtime ?? (profile === 'strict' ? 'auto' : undefined);
+    if (asked === undefined && allowedRuntimes === undefined) return checked;
+    if (asked === 'auto') return { ...checked, runtime: await this.#strongest(network, options) };
+    if (asked !== undefined) {
+      this.#checkRuntime(asked);
+      await this.#checkThere(asked, options);
+      return { ...checked, runtime: asked };
+    }
+    this.#checkRuntime((await this.#info(options)).defaultRuntime);
+    return checked;
+  }
+
+  async #strongest(network: string, options: CallOptions): Promise<string | undefined> {
+    const { runtimes, runtimesWithoutNetwork, defaultRuntime } = await this.#info(options);
+    const { allowedRuntimes } = this.#parts.settings;
+    const fitting = runtimes
+      .filter((name) => isGvisor(name) && allowedRuntimes?.includes(name) !== false)
+      .filter((name) => network === 'none' || !runtimesWithoutNetwork.includes(name))
+      .toSorted((one, other) => one.length - other.length || one.localeCompare(other));
+    if (fitting[0] === undefined) this.#checkRuntime(defaultRuntime);
+    return fitting[0];
+  }
+
+  async #checkThere(runtime: string, options: CallOptions): Promise<void> {
+    if ((await this.#info(options)).runtimes.includes(runtime)) return;
+    const { runtimes } = await this.#info({ ...options, anew: true }); // it may have been registered since
+    if (runtimes.includes(runtime)) return;
+    throw new SandyardError('validation_failed', `The engine has no runtime ${runtime}.`, {
+      hint: `It has ${runtimes.join(', ')}. Use one of these, or register it in the daemon.json of the engine.`,
+      issues: [{ path: ['runtime'], message: 'is not a runtime of the engine' }],
+    });
+  }
+
+  #checkRuntime(runtime: string): void {
+    const { allowedRuntimes } = this.#parts.settings;
+    if (allowedRuntimes === undefined || allowedRuntimes.includes(runtime)) return;
+    throw notAllowed(`the runtime ${runtime}`, 'SANDBOX_ALLOWED_RUNTIMES', allowedRuntimes);
+  }
+
+  async #info({ anew = false, ...options }: CallOptions & { anew?: boolean }): Promise<EngineInfo> {
+    if (!anew && this.#known !== undefined && this.#known.until > performance.now()) return this.#known.info;
+    const info = await this.#parts.engine.info(options);
+    this.#known = { info, until: performance.now() + FRESH_MS };
+    return info;
+  }
+}

@@ -1,0 +1,95 @@
+import { describe, expect, it } from 'vitest';
+
+import { Isolating, toPidsLimit } from '../../../src/create/isolating.js';
+import type { EngineInfo } from '../../../src/engine/engine.js';
+import type { IsolationSettings } from '../../../src/isolation.js';
+import { FakeEngine } from '../../fixtures/fake-engine.js';
+
+const OPEN: IsolationSettings = {
+  profile: 'standard',
+  runtime: undefined,
+  allowedProfiles: undefined,
+  allowedNetworks: undefined,
+  allowedImages: undefined,
+  allowedRuntimes: undefined,
+};
+
+function setUp(settings: Partial<IsolationSettings> = {}, has: Partial<EngineInfo> = {}) {
+  const engine = new FakeEngine();
+  const real = engine.info.bind(engine);
+  engine.info = async (...args) => ({ ...(await real(...args)), ...has });
+  return { engine, isolating: new Isolating({ engine, settings: { ...OPEN, ...settings }, defaultImage: 'ours:1' }) };
+}
+
+describe('the runtime of a sandbox', () => {
+  it("is the engine's own, without asking it, unless one is named", async () => {
+    const { engine, isolating } = setUp();
+    expect(await isolating.settle({})).toEqual({ profile: 'standard' });
+    expect(engine.count('info')).toBe(0);
+  });
+
+  it.each<[asked: object, settings: Partial<IsolationSettings>, runtime: string | undefined]>([
+    [{ runtime: 'runc' }, {}, 'runc'],
+    [{ runtime: 'auto' }, {}, 'runsc'],
+    [{}, { runtime: 'auto' }, 'runsc'],
+    [{}, { runtime: 'runsc' }, 'runsc'],
+    [{ runtime: 'runc' }, { runtime: 'runsc' }, 'runc'],
+    [{ profile: 'strict' }, {}, 'runsc'],
+    [{}, { profile: 'strict' }, 'runsc'],
+    [{ profile: 'strict', runtime: 'runc' }, {}, 'runc'],
+    [{ profile: 'strict' }, { runtime: 'runc' }, 'runc'],
+    [{ runtime: 'auto' }, { allowedRuntimes: ['runc'] }, undefined],
+    [{ runtime: 'auto' }, { allowedRuntimes: ['runsc'] }, 'runsc'],
+    // Its only gVisor has no network: what can't be had is not called the strongest.
+    [{ runtime: 'auto', network: 'bridge' }, {}, undefined],
+  ])('for %j under %j is %s', async (asked, settings, runtime) => {
+    const { isolating } = setUp(settings);
+    expect((await isolating.settle(asked)).runtime).toBe(runtime);
+  });
+
+  it("is the engine's own where auto finds nothing stronger", async () => {
+    const { isolating } = setUp({}, { runtimes: ['runc', 'crun'] });
+    expect((await isolating.settle({ runtime: 'auto' })).runtime).toBeUndefined();
+  });
+
+  it('may be one of several that are gVisor, by the network that they have', async () => {
+    const { isolating } = setUp({}, { runtimes: ['runc', 'runsc', 'runsc-net'], runtimesWithoutNetwork: ['runsc'] });
+    expect((await isolating.settle({ runtime: 'auto' })).runtime).toBe('runsc');
+    expect((await isolating.settle({ runtime: 'auto', network: 'bridge' })).runtime).toBe('runsc-net');
+  });
+
+  it('is refused when the engine has none of that name, once it was asked anew', async () => {
+    const { engine, isolating } = setUp();
+    const missing = {
+      code: 'validation_failed',
+      issues: [{ path: ['runtime'] }],
+      hint: expect.stringContaining('runc'),
+    };
+    await expect(isolating.settle({ runtime: 'kata' })).rejects.toMatchObject(missing);
+    expect(engine.count('info')).toBe(2);
+    expect(engine.count('createContainer')).toBe(0);
+    await isolating.settle({ runtime: 'runc' });
+    expect(engine.count('info')).toBe(2); // known for a while
+  });
+
+  it.each<[asked: object, settings: Partial<IsolationSettings>]>([
+    [{ runtime: 'runc' }, { allowedRuntimes: ['runsc'] }],
+    [{}, { allowedRuntimes: ['runsc'] }], // the engine's own is runc
+    [{ runtime: 'auto', network: 'bridge' }, { allowedRuntimes: ['runsc'] }],
+  ])('is refused for %j under %j', async (asked, settings) => {
+    const { isolating } = setUp(settings);
+    const refusal = { code: 'forbidden', details: { setting: 'SANDBOX_ALLOWED_RUNTIMES' } };
+    await expect(isolating.settle(asked)).rejects.toMatchObject(refusal);
+  });
+});
+
+describe('the limit on processes', () => {
+  it.each([
+    [256, null, 256],
+    [256, 'runc', 256],
+    [64, 'runsc', 2048],
+    [1024, 'runsc', 8192],
+  ])('of %d in %s is %d for the engine', (pids, runtime, limit) => {
+    expect(toPidsLimit(pids, runtime)).toBe(limit);
+  });
+});
