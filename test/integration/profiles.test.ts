@@ -90,7 +90,7 @@ describe.each(RUNTIMES)('a strict sandbox of %s', (runtime) => {
     expect(counts).toHaveLength(runtime === 'runsc' ? 0 : 4);
     for (const count of counts) expect(count).toBeLessThan((64 * MIB) / 4096);
     expect(await sandbox.exec('echo alive')).toMatchObject({ outcome: 'exited', stdout: 'alive\n' });
-    expect(await python(sandbox, 'block = bytearray(16 * 1024 * 1024)')).toMatchObject({
+    expect(await python(sandbox, 'block = bytearray(32 * 1024 * 1024)')).toMatchObject({
       outcome: 'exited',
       exitCode: 0,
     });

@@ -38,6 +38,7 @@ describe('sandboxes', () => {
       workdir: '/workspace',
       user: 'sandbox',
       runtime: null,
+      profile: 'standard',
       metadata: {},
     });
   });
