@@ -1,4 +1,4 @@
-export { SandboxManager, type CreateCallOptions, type SandboxList } from './manager.js';
+export { SandboxManager, type CreateCallOptions, type SandboxList, type TenantOptions } from './manager.js';
 export type { ManagerOptions } from './manager-options.js';
 export { Sandbox, type SandboxStats, type StopOptions } from './sandbox.js';
 export type { CallOptions } from './engine/engine.js';

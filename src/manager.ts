@@ -26,7 +26,7 @@ import { claimedAs, poolName, type Claim, type MadeFor, type SandboxRecord } fro
 import { Records } from './fleet/records.js';
 import { Sandbox, type SandboxContext, type SandboxStats, type StopOptions } from './sandbox.js';
 import { toInfo, type SandboxInfo } from './sandbox-info.js';
-import { createOptionsSchema, parseInput, type CreateOptions, type ListOptions } from './schemas.js';
+import { createOptionsSchema, fields, parseInput, type CreateOptions, type ListOptions } from './schemas.js';
 import { silentTelemetry, type ManagerGauges } from './telemetry.js';
 import { Waking } from './fleet/waking.js';
 import { WardenDelivery } from './warden.js';
@@ -42,6 +42,13 @@ export interface CreateCallOptions extends CallOptions {
    * long as that lives; and `idempotency_mismatch` where `content` isn't the same.
    */
   readonly madeFor?: MadeFor | undefined;
+  /** Whose it is to be, of those that this manager's owner makes sandboxes for. Default: the owner's own. */
+  readonly tenant?: string | undefined;
+}
+
+/** `tenant`: only of what is that tenant's. Default: of all that is the owner's. */
+export interface TenantOptions extends CallOptions {
+  readonly tenant?: string | undefined;
 }
 
 export interface SandboxList {
@@ -194,23 +201,24 @@ export class SandboxManager implements AsyncDisposable {
    * `out_of_disk`; `over_capacity` and
    * `host_exhausted` when there is no room for it now.
    */
-  async create(options: CreateOptions = {}, { signal, madeFor }: CreateCallOptions = {}): Promise<Sandbox> {
+  async create(options: CreateOptions = {}, { signal, madeFor, tenant }: CreateCallOptions = {}): Promise<Sandbox> {
     this.#checkOpen();
     const given = parseInput(createOptionsSchema, options, 'create options');
-    return new Sandbox(this.#context, await this.#making.make(given, { signal, madeFor }));
+    if (tenant !== undefined) parseInput(fields.tenant, tenant, 'tenant');
+    return new Sandbox(this.#context, await this.#making.make(given, { signal, madeFor, tenant }));
   }
 
   /** A handle of a sandbox. Throws `sandbox_not_found` when there is none of this owner's. */
-  async get(id: string, options: CallOptions = {}): Promise<Sandbox> {
+  async get(id: string, options: TenantOptions = {}): Promise<Sandbox> {
     this.#checkOpen();
     return new Sandbox(this.#context, await this.#directory.find(id, options));
   }
 
   /** Sandboxes of this owner, the newest first, `limit` (100) at a time; `cursor` goes on where a list ended. */
-  async list(options: ListOptions = {}, { signal }: CallOptions = {}): Promise<SandboxList> {
+  async list(options: ListOptions = {}, { signal, tenant }: TenantOptions = {}): Promise<SandboxList> {
     this.#checkOpen();
     const { leases } = this.#context;
-    const { records, cursor } = listPage(await this.#directory.all({ signal }), options);
+    const { records, cursor } = listPage(await this.#directory.all({ signal }), options, { tenant });
     return { sandboxes: records.map((record) => toInfo(record, { expiresAt: leases.endOf(record) })), cursor };
   }
 

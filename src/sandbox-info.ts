@@ -13,6 +13,8 @@ export interface SandboxInfo {
   readonly state: ContainerState;
   readonly image: string;
   readonly owner: string;
+  /** Whose it is among those that the owner makes sandboxes for; `null` where it is the owner's own. */
+  readonly tenant: string | null;
   readonly createdAt: Date;
   /** When its lease runs out, unless it is renewed. In a list: as this manager has last seen it. */
   readonly expiresAt: Date;

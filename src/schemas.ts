@@ -175,6 +175,9 @@ export const newSandboxId = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz
 
 export const NETWORKS = ['none', 'bridge'] as const;
 
+/** Of those who share an engine, or a service. */
+export const OWNER_PATTERN = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+
 /** The single fields, with what they mean. Library options and REST bodies are composed of the same ones. */
 export const fields = {
   id: z
@@ -248,6 +251,10 @@ export const fields = {
     .string()
     .regex(/^([0-9a-f]{1,16}(-[0-9a-f]{1,16}){3}|\*)$/, 'must be the tag of a file, or "*"')
     .describe('What stands for the content of a file.'),
+  tenant: z
+    .string()
+    .regex(OWNER_PATTERN, 'must be 1 to 63 lower-case letters, digits and "._-", and begin with no "._-"')
+    .describe('Whose sandboxes they are.'),
   state: z.enum(['created', 'running', 'paused', 'exited']).describe("Docker's word for the state."),
 } as const;
 

@@ -43,6 +43,8 @@ export interface MakeOptions {
   readonly signal?: AbortSignal | undefined;
   /** The request that it is made for: repeated, it gets the same sandbox. */
   readonly madeFor?: MadeFor | undefined;
+  /** Whose it is to be, unless it is to be the owner's own. */
+  readonly tenant?: string | undefined;
 }
 
 /** Gives callers sandboxes: a warm one where there is one that does, else a new one, when it is its turn. */
@@ -66,8 +68,9 @@ export class Making {
     this.#made.delete(id);
   }
 
-  async make(given: ParsedCreateOptions, { signal, madeFor }: MakeOptions): Promise<SandboxRecord> {
-    if (madeFor === undefined) return this.#make(given, { signal });
+  async make(given: ParsedCreateOptions, options: MakeOptions): Promise<SandboxRecord> {
+    const { signal, madeFor } = options;
+    if (madeFor === undefined) return this.#make(given, options);
     for (;;) {
       const known = this.#underWay.get(madeFor.key);
       if (known === undefined) break;
@@ -79,7 +82,7 @@ export class Making {
         if (!isSandyardError(error, 'aborted') || signal?.aborted === true) throw error;
       }
     }
-    const made = this.#makeOnce(given, { signal, madeFor }).finally(() => this.#underWay.delete(madeFor.key));
+    const made = this.#makeOnce(given, { ...options, madeFor }).finally(() => this.#underWay.delete(madeFor.key));
     this.#underWay.set(madeFor.key, { content: madeFor.content, made });
     return made;
   }
@@ -116,10 +119,10 @@ export class Making {
     return Promise.all(found.map((record) => limit(() => read(record))));
   }
 
-  async #make(given: ParsedCreateOptions, { signal, madeFor }: MakeOptions): Promise<SandboxRecord> {
+  async #make(given: ParsedCreateOptions, { signal, madeFor, tenant }: MakeOptions): Promise<SandboxRecord> {
     const { isolating, owner, image, limits, telemetry, log } = this.#parts;
     const settled = await isolating.settle(given, { signal });
-    const plan = planSandbox(settled, { id: newSandboxId(), owner, image, limits, madeFor });
+    const plan = planSandbox(settled, { id: newSandboxId(), owner, tenant, image, limits, madeFor });
     const began = performance.now();
     const seconds = () => (performance.now() - began) / 1000;
     let source: 'warm' | 'cold' = 'warm';
@@ -133,6 +136,7 @@ export class Making {
       const fields = {
         sandbox: record.id,
         owner,
+        ...(tenant !== undefined && { tenant }),
         image: record.image,
         source,
         duration_ms: Math.round(seconds() * 1000),

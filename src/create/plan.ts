@@ -31,6 +31,7 @@ export interface PlanDefaults {
   /** The pool that it is for: nobody has asked for it yet. */
   readonly pool?: string | undefined;
   readonly madeFor?: MadeFor | undefined;
+  readonly tenant?: string | undefined;
 }
 
 export interface SandboxPlan {
@@ -39,6 +40,7 @@ export interface SandboxPlan {
   readonly image: string;
   readonly traits: SandboxTraits;
   readonly projectName: string | null;
+  readonly tenant: string | null;
   readonly maxLifetimeMs: number;
   readonly labels: Readonly<Record<string, string>>;
   readonly env: Readonly<Record<string, string>>;
@@ -51,7 +53,7 @@ export interface SandboxPlan {
  * for what its profile can't have.
  */
 export function planSandbox(given: ParsedCreateOptions, defaults: PlanDefaults): SandboxPlan {
-  const { id, owner, image, limits, pool, madeFor } = defaults;
+  const { id, owner, tenant, image, limits, pool, madeFor } = defaults;
   const maxLifetimeMs = given.maxLifetimeMs ?? limits.maxLifetimeMs;
   const traits: SandboxTraits = {
     limits: applyLimits(given, limits),
@@ -68,13 +70,15 @@ export function planSandbox(given: ParsedCreateOptions, defaults: PlanDefaults):
   };
   checkProfile(traits);
   const { projectName } = given;
-  const labels = toLabels(traits, { id, owner, projectName, createdAt: new Date(), maxLifetimeMs, pool, madeFor });
+  const about = { id, owner, tenant, projectName, createdAt: new Date(), maxLifetimeMs, pool, madeFor };
+  const labels = toLabels(traits, about);
   return {
     id,
     name: pool === undefined ? containerName(id) : poolName(id),
     image: given.image ?? image,
     traits,
     projectName: projectName ?? null,
+    tenant: tenant ?? null,
     maxLifetimeMs,
     labels: { ...given.labels, ...labels },
     env: given.env ?? {},

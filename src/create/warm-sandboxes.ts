@@ -159,6 +159,7 @@ export class WarmSandboxes {
       createdAt: new Date(),
       agesFrom: this.#parts.clock.now(),
       madeFor: madeFor ?? null,
+      tenant: plan.tenant,
       token: nanoid(),
     };
     const record = await this.#pool.claim(kind.key, claim);

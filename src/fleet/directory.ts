@@ -6,7 +6,15 @@ import type { CallOptions, Engine } from '../engine/engine.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import type { Inventory } from './inventory.js';
 import type { Log } from '../log.js';
-import { claimedAs, containerName, ownedBy, poolName, toRecord, type SandboxRecord } from '../record/record.js';
+import {
+  claimedAs,
+  containerName,
+  isTenants,
+  ownedBy,
+  poolName,
+  toRecord,
+  type SandboxRecord,
+} from '../record/record.js';
 import type { Records } from './records.js';
 import { fields } from '../schemas.js';
 import type { ManagerGauges } from '../telemetry.js';
@@ -18,6 +26,11 @@ interface DirectoryParts {
   readonly records: Records;
   readonly owner: string;
   readonly log: Log;
+}
+
+/** Of whose sandboxes: of one tenant's, or of all of the owner's. */
+export interface FindOptions extends CallOptions {
+  readonly tenant?: string | undefined;
 }
 
 /** How many records are read at once of those that labels don't tell all about. */
@@ -34,8 +47,20 @@ export class SandboxDirectory {
     this.#parts = parts;
   }
 
-  /** Throws `sandbox_not_found` when there is none of this owner's, or it is one that nobody has claimed. */
-  async find(id: string, options: CallOptions): Promise<SandboxRecord> {
+  /**
+   * Throws `sandbox_not_found` when there is none of this owner's, or it is one that nobody has claimed; or where there is one,
+   * but not of that tenant: `details.refused` alone tells that from one that is not there.
+   */
+  async find(id: string, { tenant, ...options }: FindOptions): Promise<SandboxRecord> {
+    const found = await this.#find(id, options);
+    if (found !== undefined && (tenant === undefined || isTenants(found, tenant))) return found;
+    throw new SandyardError('sandbox_not_found', `There is no sandbox ${JSON.stringify(id.slice(0, 64))}.`, {
+      hint: 'It may have been destroyed or have expired; list the sandboxes to see which there are.',
+      ...(found !== undefined && { details: { refused: 'owner' } }),
+    });
+  }
+
+  async #find(id: string, options: CallOptions): Promise<SandboxRecord | undefined> {
     const { inventory, connections } = this.#parts;
     // What there is a connection to, or what the engine has told of, is there, and is ours.
     const known = inventory.live ? inventory.find(id) : connections.connected(id);
@@ -47,9 +72,7 @@ export class SandboxDirectory {
       const record = await this.#inspect(name, options);
       if (record?.warm === false) return record;
     }
-    throw new SandyardError('sandbox_not_found', `There is no sandbox ${JSON.stringify(id.slice(0, 64))}.`, {
-      hint: 'It may have been destroyed or have expired; list the sandboxes to see which there are.',
-    });
+    return undefined;
   }
 
   /** All, warm ones included. */

@@ -3,6 +3,7 @@ import { customAlphabet } from 'nanoid';
 import { currentContext } from '../context.js';
 import { SandyardError } from '../errors.js';
 import type { ExpiryReason } from '../record/expiry.js';
+import { isTenants, type SandboxRecord } from '../record/record.js';
 
 /** How many events a manager remembers. */
 const KEPT_EVENTS = 2000;
@@ -33,6 +34,7 @@ export interface LifecycleEvent {
   readonly at: Date;
   readonly sandboxId: string;
   readonly owner: string;
+  readonly tenant: string | null;
   readonly projectName: string | null;
   readonly reason: LifecycleReason;
   /** Who asked for it: `rest`, `cli`, `reaper`, or whatever the caller is called; `null` where that isn't known. */
@@ -46,6 +48,7 @@ export interface EventFilter {
   readonly types?: readonly LifecycleEventType[] | undefined;
   readonly sandboxId?: string | undefined;
   readonly projectName?: string | undefined;
+  readonly tenant?: string | undefined;
 }
 
 export interface EventsOptions extends EventFilter {
@@ -56,7 +59,7 @@ export interface EventsOptions extends EventFilter {
 
 export interface LifecycleChange {
   readonly type: LifecycleEventType;
-  readonly record: { readonly id: string; readonly owner: string; readonly projectName: string | null };
+  readonly record: Pick<SandboxRecord, 'id' | 'owner' | 'tenant' | 'projectName'>;
   readonly exitCode?: number | undefined;
   /** Unless it was intended. */
   readonly reason: LifecycleReason;
@@ -117,6 +120,7 @@ export class LifecycleEvents {
       at: new Date(),
       sandboxId: record.id,
       owner: record.owner,
+      tenant: record.tenant,
       projectName: record.projectName,
       reason: meant ? intent.reason : reason,
       by: meant ? intent.by : null,
@@ -196,10 +200,11 @@ function lost(): SandyardError {
   });
 }
 
-function matches(event: LifecycleEvent, { types, sandboxId, projectName }: EventFilter): boolean {
+function matches(event: LifecycleEvent, { types, sandboxId, projectName, tenant }: EventFilter): boolean {
   return (
     (types === undefined || types.includes(event.type)) &&
     (sandboxId === undefined || event.sandboxId === sandboxId) &&
-    (projectName === undefined || event.projectName === projectName)
+    (projectName === undefined || event.projectName === projectName) &&
+    (tenant === undefined || isTenants(event, tenant))
   );
 }

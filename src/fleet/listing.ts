@@ -1,5 +1,5 @@
 import { SandyardError } from '../errors.js';
-import type { SandboxRecord } from '../record/record.js';
+import { isTenants, type SandboxRecord } from '../record/record.js';
 import { listOptionsSchema, parseInput, type ListOptions } from '../schemas.js';
 
 const LIST_LIMIT = 100;
@@ -11,11 +11,15 @@ export interface Page {
 }
 
 /** Some of the sandboxes that anybody has, the newest first. Throws `validation_failed`. */
-export function listPage(all: readonly SandboxRecord[], options: ListOptions): Page {
+export function listPage(
+  all: readonly SandboxRecord[],
+  options: ListOptions,
+  { tenant }: { tenant?: string | undefined } = {},
+): Page {
   const given = parseInput(listOptionsSchema, options, 'list options');
   const after = given.cursor === undefined ? undefined : decodeCursor(given.cursor);
   const found = all
-    .filter(({ warm }) => !warm)
+    .filter((record) => !record.warm && (tenant === undefined || isTenants(record, tenant)))
     .filter(({ state }) => given.state === undefined || state === given.state)
     .filter(({ projectName }) => given.projectName === undefined || projectName === given.projectName)
     .map((record) => ({ record, key: `${record.createdAt.toISOString()} ${record.id}` }))

@@ -14,6 +14,7 @@ const LABEL_MANAGED = 'sandyard.managed';
 const LABEL_OWNER = 'sandyard.owner';
 const LABEL_POOL = 'sandyard.pool';
 const LABEL_REQUEST = 'sandyard.request';
+const LABEL_TENANT = 'sandyard.tenant';
 
 const NAME_PREFIX = 'sandyard-';
 const POOL_NAME_PREFIX = 'sandyard-pool-';
@@ -60,6 +61,7 @@ const claimSchema = z.object({
   createdAt: z.coerce.date(),
   agesFrom: z.coerce.date(),
   madeFor: requestSchema.nullable(),
+  tenant: z.string().nullable().default(null),
   /** Random: so that whoever lost the answer to a claim knows it by the record. */
   token: z.string(),
 });
@@ -68,6 +70,8 @@ export type Claim = z.output<typeof claimSchema>;
 export interface SandboxRecord extends SandboxTraits {
   readonly id: string;
   readonly owner: string;
+  /** Whose it is among those that the owner has made sandboxes for; `null`: the owner's own. */
+  readonly tenant: string | null;
   readonly projectName: string | null;
   /** By the clock of whoever made or claimed it: to be shown. */
   readonly createdAt: Date;
@@ -104,6 +108,7 @@ export function ownedBy(owner: string): string[] {
 export interface LabelledAs {
   readonly id: string;
   readonly owner: string;
+  readonly tenant?: string | undefined;
   readonly projectName: string | undefined;
   readonly createdAt: Date;
   readonly maxLifetimeMs: number;
@@ -120,6 +125,7 @@ export function toLabels(traits: SandboxTraits, about: LabelledAs): Record<strin
     'sandyard.max-lifetime': String(about.maxLifetimeMs),
     'sandyard.version': '1',
     ...(about.projectName === undefined ? {} : { 'sandyard.project': about.projectName }),
+    ...(about.tenant === undefined ? {} : { [LABEL_TENANT]: about.tenant }),
     ...(about.pool === undefined ? {} : { [LABEL_POOL]: about.pool }),
     ...(about.madeFor === undefined ? {} : { [LABEL_REQUEST]: JSON.stringify(about.madeFor) }),
     'sandyard.traits': JSON.stringify(traits),
@@ -142,6 +148,7 @@ const labelsSchema = z.object({
   'sandyard.created-at': z.coerce.date(),
   'sandyard.max-lifetime': z.string().regex(/^\d+$/).transform(Number),
   'sandyard.project': z.string().optional(),
+  [LABEL_TENANT]: z.string().optional(),
   [LABEL_POOL]: z.string().optional(),
   [LABEL_REQUEST]: json.pipe(requestSchema).optional(),
   'sandyard.traits': json.pipe(traitsSchema),
@@ -166,6 +173,7 @@ export function toRecord(container: {
     ...labels['sandyard.traits'],
     id,
     owner: labels[LABEL_OWNER],
+    tenant: labels[LABEL_TENANT] ?? null,
     projectName: labels['sandyard.project'] ?? null,
     createdAt: labels['sandyard.created-at'],
     agesFrom: container.createdAt,
@@ -179,6 +187,11 @@ export function toRecord(container: {
     env: {},
     madeFor: labels[LABEL_REQUEST] ?? null,
   };
+}
+
+/** Whether it is that tenant's. What was made for nobody in particular is that of the tenant who is called like the owner. */
+export function isTenants(record: Pick<SandboxRecord, 'owner' | 'tenant'>, tenant: string): boolean {
+  return (record.tenant ?? record.owner) === tenant;
 }
 
 /** What a claim is written as; `undefined` when it is more than a warden keeps. */

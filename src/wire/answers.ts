@@ -19,6 +19,7 @@ export const sandboxAnswer = z
     state: fields.state,
     image: z.string(),
     owner: z.string(),
+    tenant: z.string().nullable().describe('Whose token or key it was made with; null where that is the owner.'),
     created_at: time,
     expires_at: time.describe('When the lease runs out.'),
     expires_in: count.describe('Seconds until then; 0 when it has run out.'),
@@ -109,6 +110,7 @@ const eventFields = {
   at: time,
   sandbox_id: fields.id,
   owner: z.string(),
+  tenant: z.string().nullable().describe('Whose sandbox it is, as in its description.'),
   project_name: z.string().nullable(),
   reason: z
     .enum([

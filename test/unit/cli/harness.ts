@@ -272,6 +272,7 @@ function makeInfo(id: string): SandboxInfo {
     state: 'running',
     image: 'sandyard-sandbox:latest',
     owner: 'default',
+    tenant: null,
     createdAt: new Date(Date.now() - 300_000),
     expiresAt: new Date(Date.now() + 7_200_500),
     startedAt: null,

@@ -136,6 +136,7 @@ describe('events', () => {
     at: new Date('2026-01-01T00:00:00Z'),
     sandboxId: 'abc',
     owner: 'default',
+    tenant: null,
     projectName: 'demo',
     reason: 'lease_expired',
     by: null,

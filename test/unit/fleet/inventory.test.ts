@@ -32,6 +32,7 @@ const CLAIM: Claim = {
   createdAt: new Date(0),
   agesFrom: new Date(0),
   madeFor: null,
+  tenant: null,
   token: 't',
 };
 

@@ -8,7 +8,7 @@ import {
   type LifecycleEvent,
 } from '../../../src/fleet/lifecycle.js';
 
-const RECORD = { id: 'a', owner: 'me', projectName: null };
+const RECORD = { id: 'a', owner: 'me', tenant: null, projectName: null };
 
 function change(about: Partial<LifecycleChange> & { id?: string; projectName?: string } = {}): LifecycleChange {
   const { id = 'a', projectName = null, ...given } = about;

@@ -49,6 +49,7 @@ function claim(about: Partial<Claim> = {}): Claim {
     env: {},
     wakeOnUse: false,
     madeFor: null,
+    tenant: null,
     token: 't',
     onExpiry: 'stop',
     maxLifetimeMs: 24 * HOUR,

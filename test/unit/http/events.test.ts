@@ -13,7 +13,7 @@ interface Told {
 }
 
 function tell(app: RunningApp, type: LifecycleEventType, id = 'sb1', projectName: string | null = null): void {
-  app.stub.lifecycle.tell({ type, record: { id, owner: 'default', projectName }, reason: 'requested' });
+  app.stub.lifecycle.tell({ type, record: { id, owner: 'default', tenant: null, projectName }, reason: 'requested' });
 }
 
 /** A client that reads until it has as many lines, or messages, as it wants. */
@@ -64,6 +64,7 @@ describe('/api/events', () => {
       at: expect.stringMatching(/^\d{4}-.*Z$/) as string,
       sandbox_id: 'sb1',
       owner: 'default',
+      tenant: null,
       project_name: null,
       reason: 'requested',
       by: null,

@@ -19,6 +19,7 @@ describe('sandboxes', () => {
       state: 'running',
       image: 'sandyard-sandbox:latest',
       owner: 'default',
+      tenant: null,
       created_at: '2026-01-01T00:00:00.000Z',
       expires_at: '2026-01-01T01:00:00.000Z',
       expires_in: 0,

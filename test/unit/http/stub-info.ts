@@ -33,6 +33,7 @@ export function makeInfo(id: string, options: CreateOptions): SandboxInfo {
     state: 'running',
     image: options.image ?? 'sandyard-sandbox:latest',
     owner: 'default',
+    tenant: null,
     createdAt: new Date('2026-01-01T00:00:00Z'),
     expiresAt: new Date('2026-01-01T01:00:00Z'),
     startedAt: new Date('2026-01-01T00:00:01Z'),

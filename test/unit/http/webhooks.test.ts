@@ -60,7 +60,7 @@ class Scene implements AsyncDisposable {
   }
 
   tell(type: LifecycleEventType, count = 1): void {
-    const record = { id: 'sb1', owner: 'default', projectName: 'p' };
+    const record = { id: 'sb1', owner: 'default', tenant: null, projectName: 'p' };
     for (let told = 0; told < count; told += 1) this.lifecycle.tell({ type, record, reason: 'requested' });
   }
 
@@ -205,7 +205,7 @@ describe('webhooks', () => {
       times: { ...FAST, tries: 1 },
     });
     const following = webhooks.follow({ events: (options) => lifecycle.read(options) });
-    lifecycle.tell({ type: 'oom', record: { id: 'a', owner: 'o', projectName: null }, reason: 'ended' });
+    lifecycle.tell({ type: 'oom', record: { id: 'a', owner: 'o', tenant: null, projectName: null }, reason: 'ended' });
     await until(() => lines.length > 0);
     lifecycle.close();
     await following;

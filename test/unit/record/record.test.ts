@@ -48,7 +48,7 @@ describe('a record', () => {
   it('comes back from the labels whole', () => {
     const { projectName, ...about } = ABOUT;
     const engineFacts = { name: 'sandyard-abc', containerId: 'c1', image: 'x', state: 'running', agesFrom: MADE };
-    const unasked = { pool: null, warm: false, env: {}, madeFor: null };
+    const unasked = { tenant: null, pool: null, warm: false, env: {}, madeFor: null };
     expect(toRecord(container())).toEqual({ ...TRAITS, ...about, projectName, ...engineFacts, ...unasked });
   });
 
@@ -138,6 +138,7 @@ const CLAIM: Claim = {
   createdAt: new Date(1),
   agesFrom: new Date(2),
   madeFor: { key: 'k', content: 'c' },
+  tenant: 'alice',
   token: 'random',
 };
 
