@@ -1,28 +1,34 @@
-import { readFileSync } from 'node:fs';
 import type { z } from 'zod';
 
+import {
+  readSecret,
+  required,
+  toAccess,
+  toTokenSettings,
+  type AccessSettings,
+  type TokenSettings,
+} from './access-settings.js';
 import { SandyardError } from './errors.js';
 import type { IsolationSettings } from './isolation.js';
-import { MIN_WEBHOOK_SECRET, toWebhookKey, VARIABLES } from './variables.js';
+import { MIN_WEBHOOK_SECRET, toWebhookKey, VARIABLES, type VariableName, type Values } from './variables.js';
 
 /* The only reader of process.env: what the variables are is in variables.ts, here is what they become. */
 
 type Environment = Readonly<Record<string, string | undefined>>;
-type VariableName = keyof typeof VARIABLES;
 /** What a manager goes by. The rest is the service's, or another program's: PORT is nobody's own name. */
 const VARIABLE_NAMES = Object.keys(VARIABLES) as VariableName[];
 const SERVICE_ONLY =
-  /^(HOST|PORT|SANDBOX_(TOKEN|TOKEN_FILE|ALLOWED_HOSTS|WEBHOOK_\w+|MAX_UPLOAD|LOG_LEVEL|REAPER_\w+))$/;
+  /^(HOST|PORT|SANDBOX_(TOKEN\w*|API_KEYS_FILE|STATE_DIR|RATE_\w+|TRUSTED_PROXIES|ALLOW_ORIGIN\w*|ALLOWED_HOSTS|WEBHOOK_\w+|MAX_UPLOAD|LOG_LEVEL|REAPER_\w+))$/;
+const TOKEN_VARIABLES = VARIABLE_NAMES.filter((name) => /^SANDBOX_(TOKEN_\w+|STATE_DIR|OWNER)$/.test(name));
 const MANAGER_VARIABLES = VARIABLE_NAMES.filter((name) => !SERVICE_ONLY.test(name));
 
 /** What must not be repeated in a message. The URL of a webhook may be all that it takes to call it. */
 const SECRETS: Readonly<Record<string, string>> = {
   SANDBOX_TOKEN: 'a token',
+  SANDBOX_TOKEN_SECRET: 'a secret',
   SANDBOX_WEBHOOK_SECRET: 'a secret',
   SANDBOX_WEBHOOK_URLS: 'URLs',
 };
-
-type Values = { [Name in VariableName]: z.output<(typeof VARIABLES)[Name]['schema']> | undefined };
 
 /** Ceilings and defaults of what a sandbox may use. Sizes in bytes, durations in milliseconds. */
 export interface Limits {
@@ -84,6 +90,7 @@ export interface ServiceConfig {
   readonly host: string;
   readonly port: number;
   readonly token: string | undefined;
+  readonly access: AccessSettings;
   readonly allowedHosts: readonly string[];
   readonly owner: string;
   readonly image: string;
@@ -108,15 +115,18 @@ export function readConfig(env: Environment = process.env): ServiceConfig {
   const values = readVariables(env, VARIABLE_NAMES);
   const host = required(values, 'HOST');
   const token = readSecret(values, { name: 'SANDBOX_TOKEN', what: 'token', min: 16 });
-  if (token === undefined && !isLoopback(host)) {
+  const access = toAccess(values);
+  const isOpen = token === undefined && access.tokenSecret === undefined && access.apiKeys.length === 0;
+  if (isOpen && !isLoopback(host)) {
     throw new SandyardError('config_invalid', `HOST is ${host}, which others can reach, and there is no token.`, {
-      hint: 'Set SANDBOX_TOKEN or SANDBOX_TOKEN_FILE, or bind to 127.0.0.1.',
+      hint: 'Set SANDBOX_TOKEN or SANDBOX_TOKEN_FILE, SANDBOX_API_KEYS_FILE or SANDBOX_TOKEN_SECRET, or bind to 127.0.0.1.',
     });
   }
   return {
     host,
     port: required(values, 'PORT'),
     token,
+    access,
     allowedHosts: values.SANDBOX_ALLOWED_HOSTS ?? [],
     ...toManagerDefaults(values),
     reaper: {
@@ -133,6 +143,12 @@ export function readConfig(env: Environment = process.env): ServiceConfig {
 /** The same for a manager alone: what only the service goes by isn't read. */
 export function readManagerDefaults(env: Environment = process.env): ManagerDefaults {
   return toManagerDefaults(readVariables(env, MANAGER_VARIABLES));
+}
+
+/** What tokens for the service are issued by, and whose service that is. */
+export function readTokenSettings(env: Environment = process.env): TokenSettings & { readonly owner: string } {
+  const values = readVariables(env, TOKEN_VARIABLES);
+  return { ...toTokenSettings(values), owner: required(values, 'SANDBOX_OWNER') };
 }
 
 export function readEngineEnvironment(env: Environment = process.env): EngineEnvironment {
@@ -174,32 +190,6 @@ function readVariables(env: Environment, names: readonly VariableName[]): Values
     );
   });
   return Object.fromEntries(entries) as Values;
-}
-
-function required<Name extends VariableName>(values: Values, name: Name): NonNullable<Values[Name]> {
-  const value = values[name];
-  if (value === undefined || value === null) throw new SandyardError('config_invalid', `${name} is not set.`);
-  return value;
-}
-
-type SecretName = 'SANDBOX_TOKEN' | 'SANDBOX_WEBHOOK_SECRET';
-
-function readSecret(
-  values: Values,
-  { name, what, min }: { name: SecretName; what: string; min: number },
-): string | undefined {
-  const file = values[`${name}_FILE`];
-  if (file === undefined) return values[name];
-  let secret: string;
-  try {
-    secret = readFileSync(file, 'utf8').trim();
-  } catch (error) {
-    throw new SandyardError('config_invalid', `${name}_FILE is ${file}, which can't be read.`, { cause: error });
-  }
-  if (secret.length < min) {
-    throw new SandyardError('config_invalid', `${name}_FILE is ${file}, whose ${what} has under ${min} characters.`);
-  }
-  return secret;
 }
 
 function readWebhooks(values: Values): WebhookSettings | undefined {

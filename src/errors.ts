@@ -15,6 +15,7 @@ const ERROR_TABLE = {
   limit_exceeded: { status: 422, retryable: false, title: 'A configured ceiling was exceeded' },
   idempotency_mismatch: { status: 422, retryable: false, title: 'The idempotency key was used for another request' },
   idempotency_in_progress: { status: 409, retryable: true, title: 'A request with this idempotency key is under way' },
+  rate_limited: { status: 429, retryable: true, title: 'Too many requests in a minute' },
   aborted: { status: 499, retryable: true, title: 'The caller gave up' },
 
   // Sandboxes

@@ -1,7 +1,9 @@
+import { isIP } from 'node:net';
 import { z } from 'zod';
 
 import { PROFILES } from './isolation.js';
-import { fields, NETWORKS, parseDuration, parseSize } from './schemas.js';
+import { faultOfOriginPattern, isOrigin, toOriginPattern } from './origins.js';
+import { fields, NETWORKS, OWNER_PATTERN, parseDuration, parseSize } from './schemas.js';
 
 /*
  * The variables of the environment. Each is described once, here: its schema parses it, and its text goes into
@@ -52,6 +54,33 @@ function isWebhookUrl(value: string): boolean {
   return /^https?:$/.test(protocol) && username === '' && password === '';
 }
 
+const origins = list.refine(
+  (values) => values.every(isOrigin),
+  'must be origins such as "https://app.example", comma-separated, without a path',
+);
+
+const originPattern = z.string().transform((value, context) => {
+  const fault = faultOfOriginPattern(value);
+  if (fault === undefined) return toOriginPattern(value);
+  context.addIssue({ code: 'custom', message: fault });
+  return z.NEVER;
+});
+
+const proxies = list.refine(
+  (values) => values.every((value) => /^(loopback|linklocal|uniquelocal)$/.test(value) || isAddressRange(value)),
+  'must be addresses or networks such as "10.0.0.0/8", comma-separated, or loopback, linklocal, uniquelocal',
+);
+
+function isAddressRange(value: string): boolean {
+  const [address = '', prefix, ...more] = value.split('/');
+  const version = isIP(address);
+  if (version === 0 || more.length > 0) return false;
+  return prefix === undefined || (/^\d{1,3}$/.test(prefix) && Number(prefix) <= (version === 4 ? 32 : 128));
+}
+
+/** In bytes: what HS256 signs with should be no shorter than what it makes (RFC 7518, 3.2). */
+export const MIN_TOKEN_SECRET = 32;
+
 /** What the Standard Webhooks specification demands of a key, in bytes. */
 export const MIN_WEBHOOK_SECRET = 24;
 
@@ -73,13 +102,59 @@ export const VARIABLES = {
     'Bearer token that every request must carry.',
   ),
   SANDBOX_TOKEN_FILE: variable(z.string(), undefined, 'File that holds the token, instead of SANDBOX_TOKEN.'),
+  SANDBOX_TOKEN_SECRET: variable(
+    z.string().refine((value) => Buffer.byteLength(value) >= MIN_TOKEN_SECRET, 'must have at least 32 bytes'),
+    undefined,
+    'What tokens and links to files are signed with; without it none can be issued.',
+  ),
+  SANDBOX_TOKEN_SECRET_FILE: variable(
+    z.string(),
+    undefined,
+    'File that holds that secret, instead of SANDBOX_TOKEN_SECRET.',
+  ),
+  SANDBOX_TOKEN_MAX_AGE: variable(duration, '24h', 'How long a token or a link may last at the most.'),
+  SANDBOX_API_KEYS_FILE: variable(
+    z.string(),
+    undefined,
+    'File of more keys: a line for each, "NAME OWNER SCOPE[,SCOPE] sha256:HEX".',
+  ),
+  SANDBOX_STATE_DIR: variable(
+    z.string(),
+    undefined,
+    'Directory in which it is noted which tokens for a single use were used; without it there are none.',
+  ),
+  SANDBOX_RATE_LIMIT_OWNER: variable(
+    integer(1, 10_000_000),
+    undefined,
+    'Requests a minute that are answered to one owner; no limit unless it is set.',
+  ),
+  SANDBOX_RATE_LIMIT_ADDRESS: variable(
+    integer(1, 10_000_000),
+    undefined,
+    'Requests a minute that are answered to one address; no limit unless it is set.',
+  ),
+  SANDBOX_TRUSTED_PROXIES: variable(
+    proxies,
+    undefined,
+    'Addresses of proxies, comma-separated, that are believed whose requests they pass on (X-Forwarded-For).',
+  ),
+  SANDBOX_ALLOW_ORIGINS: variable(
+    origins,
+    undefined,
+    'Origins, comma-separated, whose pages may use the service from a browser (CORS).',
+  ),
+  SANDBOX_ALLOW_ORIGIN_REGEX: variable(
+    originPattern,
+    undefined,
+    'The same as a regular expression for the whole origin, such as https://[a-z0-9-]+[.]app[.]example',
+  ),
   SANDBOX_ALLOWED_HOSTS: variable(
     list,
     undefined,
     'Host names, comma-separated, that a request may be addressed to besides loopback ones.',
   ),
   SANDBOX_OWNER: variable(
-    z.string().regex(/^[a-z0-9][a-z0-9._-]{0,62}$/, 'must be lower-case letters, digits and "._-"'),
+    z.string().regex(OWNER_PATTERN, 'must be lower-case letters, digits and "._-"'),
     'default',
     'Whose sandboxes these are; a manager sees and removes only its own.',
   ),
@@ -216,6 +291,11 @@ export const VARIABLES = {
     'How much is logged.',
   ),
 } as const;
+
+export type VariableName = keyof typeof VARIABLES;
+
+/** What they are set to, parsed; `undefined` where one is not set and has no default. */
+export type Values = { [Name in VariableName]: z.output<(typeof VARIABLES)[Name]['schema']> | undefined };
 
 interface Variable<Schema extends z.ZodType> {
   readonly schema: Schema;

@@ -1,5 +1,6 @@
 import type { Readable, Writable } from 'node:stream';
 
+import type { IssuedToken, TokenRequest } from '../access/tokens.js';
 import type { SandboxManager } from '../index.js';
 
 /** Standard input: a terminal has the optional members. */
@@ -25,6 +26,8 @@ export interface Context {
   readonly version: string;
   /** Loads the library, which takes longer than all the rest of a `--help`. What it gives is not open yet. */
   openManager(): Promise<SandboxManager>;
+  /** Signs a token with the secret that the environment names. Throws `config_invalid`, `forbidden`, `limit_exceeded`. */
+  issueToken(request: TokenRequest): Promise<IssuedToken>;
   /** Starts the REST service, which then ends the program by itself. */
   serve(): Promise<void>;
   /** Gives what stops listening. */

@@ -21,6 +21,14 @@ const context: Context = {
     // What only looks must remove nothing, also where it opens the manager; and nobody would ever claim what it keeps warm.
     return new SandboxManager({ reaper: false, pool: [] });
   },
+  async issueToken(request) {
+    const [{ readTokenSettings }, { Tokens }] = await Promise.all([
+      import('../config.js'),
+      import('../access/tokens.js'),
+    ]);
+    const { owner, ...settings } = readTokenSettings();
+    return new Tokens(settings, owner).issue(request);
+  },
   async serve() {
     process.off('uncaughtException', onUncaught); // a service's log has it whole
     await import('../http/main.js');

@@ -14,6 +14,7 @@ import { addRm } from './commands/rm.js';
 import { addRun } from './commands/run.js';
 import { addServe } from './commands/serve.js';
 import { addStats } from './commands/stats.js';
+import { addToken } from './commands/token.js';
 import { addWait } from './commands/wait.js';
 import type { Context } from './context.js';
 
@@ -42,6 +43,7 @@ const COMMANDS = [addCreate, addRun, addExec, addLs, addInspect, addPs, addCp, a
   addPrune,
   addRm,
   addServe,
+  addToken,
 ]);
 
 /** The commands, without anything of the library loaded: that is done by the one that runs. */

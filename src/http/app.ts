@@ -1,16 +1,20 @@
 import express, { type ErrorRequestHandler, type Express } from 'express';
 import type { Logger } from 'pino';
 
+import { Access } from '../access/access.js';
 import type { ServiceConfig } from '../config.js';
 import { SandyardError } from '../errors.js';
 import type { SandboxManager } from '../index.js';
 import { archiveOperations } from './archive-routes.js';
+import { authenticate } from './authentication.js';
 import { discardUnread } from './body.js';
 import { Calls } from './calls.js';
+import { allowCrossOrigin, allowsOrigins } from './cross-origin.js';
 import { docsRouter } from './docs.js';
 import { cleanupOperations } from './cleanup-routes.js';
 import { eventOperations } from './event-routes.js';
 import { executeOperations } from './execute-routes.js';
+import { fileLinkOperations } from './file-link-routes.js';
 import { fileOperations } from './file-routes.js';
 import { healthOperations } from './health-routes.js';
 import { KeptAnswers } from './kept-answers.js';
@@ -25,9 +29,11 @@ import { answerProblem, toSandyardError } from './problem.js';
 import { enterContext, logRequests } from './request-log.js';
 import { countRequests } from './request-metrics.js';
 import { sandboxOperations } from './sandbox-routes.js';
-import { guardOrigin, requireToken, securityHeaders } from './security.js';
+import { limitByAddress, limitByOwner, limitRefused } from './rate-limits.js';
+import { guardOrigin, securityHeaders } from './security.js';
 import { terminalOperations } from './terminal-routes.js';
 import { TerminalTickets } from './terminal-tickets.js';
+import { tokenOperations } from './token-routes.js';
 import { treeOperations } from './tree-routes.js';
 import { WebSockets } from './web-sockets.js';
 
@@ -36,6 +42,7 @@ const CLOSED: readonly Operation[] = [
   ...executeOperations,
   ...fileOperations,
   ...treeOperations,
+  ...fileLinkOperations,
   ...archiveOperations,
   ...processOperations,
   ...processIoOperations,
@@ -43,6 +50,7 @@ const CLOSED: readonly Operation[] = [
   ...sandboxOperations,
   ...eventOperations,
   ...cleanupOperations,
+  ...tokenOperations,
   ...metricsOperations,
 ];
 
@@ -67,8 +75,10 @@ export function createApp(options: AppOptions): Express {
   app.disable('x-powered-by').disable('etag').enable('case sensitive routing');
   const tickets = new TerminalTickets();
   const inputs = new ProcessInputs();
-  const service = { manager, config, calls, metrics, sockets, tickets, inputs, answers: new KeptAnswers() };
-  const openApi = toOpenApi([...CLOSED, ...healthOperations], { version, secured: config.token !== undefined });
+  const { access: settings, token, owner } = config;
+  const access = new Access({ settings, token, owner });
+  const service = { access, manager, config, calls, metrics, sockets, tickets, inputs, answers: new KeptAnswers() };
+  const openApi = toOpenApi([...CLOSED, ...healthOperations], { version, secured: !access.isOpen });
 
   app.use(
     logRequests({ log, owner: config.owner }),
@@ -82,9 +92,13 @@ export function createApp(options: AppOptions): Express {
     if (calls.draining) response.set('Connection', 'close');
     next();
   });
-  app.use(guardOrigin(config));
+  if (settings.trustedProxies.length > 0) app.set('trust proxy', settings.trustedProxies);
+  app.use(guardOrigin(config, access));
+  if (allowsOrigins(settings)) app.use(allowCrossOrigin(settings));
   app.use(toRouter(healthOperations, service), docsRouter(openApi));
-  app.use(requireToken(config, tickets));
+  if (settings.ratePerAddress !== undefined) app.use(limitByAddress(settings.ratePerAddress));
+  app.use(authenticate({ access, tickets, refusedOne: limitRefused() }));
+  if (settings.ratePerOwner !== undefined) app.use(limitByOwner(settings.ratePerOwner));
   app.use(toRouter(CLOSED, service));
   app.use((request) => {
     throw new SandyardError('route_not_found', `There is no route ${request.path}.`, {

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 
+import { confinedTo } from '../access/caller.js';
 import type { LifecycleEvent } from '../index.js';
 import { fields } from '../schemas.js';
 import { EVENT_TYPES, lifecycleEventAnswer } from '../wire/answers.js';
@@ -66,12 +67,13 @@ export const eventOperations: readonly Operation[] = [
 ];
 
 async function readEvents(call: Call<z.output<typeof eventsQuery>, unknown>): Promise<void> {
-  const { manager, query, request, response, running, signal } = call;
+  const { manager, caller, query, request, response, running, signal } = call;
   // A browser that connects again repeats the query of its first request, and adds how far it came.
   const after = request.get('last-event-id') || query.after;
   const { types, sandbox_id: sandboxId, project_name: projectName } = query;
   const position = after === undefined ? manager.eventPosition : undefined;
-  const events = manager.events({ ...defined({ types, sandboxId, projectName, after }), signal });
+  const tenant = confinedTo(caller);
+  const events = manager.events({ ...defined({ types, sandboxId, projectName, after, tenant }), signal });
   running.streams = true;
   const type = streamTypeOf(request) ?? EVENT_STREAM;
   await sendEvents(present(events, position), { request, response, type, signal, peekMs: PEEK_MS });

@@ -23,7 +23,10 @@ export const FILES = '/api/sandboxes/{id}/files';
 const ETAG = { ETag: 'Stands for this version of the file; for If-Match, If-None-Match and If-Range.' };
 
 export const pathQuery = z.strictObject({ path: fields.path });
-const writeQuery = pathQuery.extend({ mode: octalMode.optional() });
+const link = z.string().max(8192).describe('Admission in place of the Authorization header.').optional();
+const readQuery = pathQuery.extend({ link });
+const appendQuery = pathQuery.extend({ mode: octalMode.optional() });
+const writeQuery = appendQuery.extend({ link });
 const removeQuery = pathQuery.extend({
   recursive: queryFlag('Whether a directory goes with all that is in it.'),
 });
@@ -42,7 +45,7 @@ export const fileOperations: readonly Operation[] = [
     summary: 'Read a file',
     description:
       "All of it, or the part that a Range of one range names. Acts with the sandbox user's rights, and follows links.",
-    query: pathQuery,
+    query: readQuery,
     answers: {
       200: { description: 'Its bytes.', content: { [BYTES]: 'binary' }, headers: ETAG },
       206: {
@@ -80,7 +83,7 @@ export const fileOperations: readonly Operation[] = [
     operationId: 'appendToFile',
     summary: 'Append to a file',
     description: 'Makes the file where there is none; "mode" is for that. Acts with the sandbox user\'s rights.',
-    query: writeQuery,
+    query: appendQuery,
     upload: [BYTES],
     answers: { 204: { ...DONE, headers: ETAG } },
     errors: WRITE_ERRORS,
@@ -104,7 +107,7 @@ export const fileOperations: readonly Operation[] = [
 ];
 
 type ReadCall = Call<z.output<typeof pathQuery>, unknown>;
-type WriteCall = Call<z.output<typeof writeQuery>, unknown>;
+type WriteCall = Call<z.output<typeof appendQuery>, unknown>;
 
 async function readFile(call: ReadCall): Promise<void> {
   const { manager, id, query, request, response, signal } = call;

@@ -17,7 +17,9 @@ import {
   statsAnswer,
   statsHistoryAnswer,
 } from '../wire/answers.js';
+import { scopeOf } from './access-table.js';
 import { sandboxEvent } from './event-routes.js';
+import { linkAnswer, linkBody } from './file-link-routes.js';
 import { watchEvent } from './file-events.js';
 import { chmodBody, makeDirBody, renameBody } from './file-requests.js';
 import type { Answer, Operation } from './operation.js';
@@ -26,6 +28,7 @@ import { processEvent } from './process-events.js';
 import { executeBody, killBody, processBody, signalBody, sizeBody } from './process-requests.js';
 import { createBody, pruneBody, renewBody, stopBody } from './sandbox-requests.js';
 import { ticketAnswer } from './terminal-routes.js';
+import { tokenAnswer, tokenBody } from './token-routes.js';
 
 type Json = Record<string, unknown>;
 
@@ -42,6 +45,8 @@ const REQUESTS = named({
   MakeDirectory: makeDirBody,
   Rename: renameBody,
   SetMode: chmodBody,
+  IssueToken: tokenBody,
+  IssueFileLink: linkBody,
 });
 const ANSWERS = named({
   Sandbox: sandboxAnswer,
@@ -58,6 +63,8 @@ const ANSWERS = named({
   ProcessExit: exitAnswer,
   ProcessEvent: processEvent,
   TerminalTicket: ticketAnswer,
+  Token: tokenAnswer,
+  FileLink: linkAnswer,
   FileInfo: fileAnswer,
   FileList: fileListAnswer,
   FileChange: watchEvent,
@@ -95,7 +102,7 @@ export function toOpenApi(operations: readonly Operation[], { version, secured }
     paths,
     components: {
       schemas: { ...components(REQUESTS, 'input'), ...components(ANSWERS, 'output') },
-      ...(secured && { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } }),
+      ...(secured && { securitySchemes: SECURITY_SCHEMES }),
     },
   };
 }
@@ -109,7 +116,7 @@ function describe(operation: Operation, secured: boolean): Json {
     tags: [tag],
     summary,
     ...(description !== undefined && { description }),
-    security: secured && !isOpen ? [{ bearer: [] }] : [],
+    security: secured && !isOpen ? securityOf(operation) : [],
     ...(parameters.length > 0 && { parameters }),
     ...(body !== undefined && { requestBody: jsonBody(body) }),
     ...(upload !== undefined && { requestBody: { required: true, content: binary(upload) } }),
@@ -118,6 +125,23 @@ function describe(operation: Operation, secured: boolean): Json {
       ...(!isOpen && problems(errorsOf(operation, secured))),
     },
   };
+}
+
+const SECURITY_SCHEMES = {
+  bearer: {
+    type: 'http',
+    scheme: 'bearer',
+    description:
+      'A key or a token that was issued. It has scopes; what a route needs is in its "security". "admin" is good for all.',
+  },
+  ticket: { type: 'apiKey', in: 'query', name: 'ticket', description: 'Admission to one terminal, once.' },
+  link: { type: 'apiKey', in: 'query', name: 'link', description: 'Admission to one file.' },
+} as const;
+
+/** Which of them admit to a route, and by which scope. */
+function securityOf({ operationId, query }: Operation): Json[] {
+  const others = (['ticket', 'link'] as const).filter((name) => query !== undefined && name in query.shape);
+  return [{ bearer: [scopeOf(operationId)] }, ...others.map((name) => ({ [name]: [] }))];
 }
 
 function jsonBody(schema: z.ZodType): Json {
@@ -152,7 +176,7 @@ function binary(types: readonly string[]): Json {
 function errorsOf({ method, tag, path, query, body, upload, errors }: Operation, secured: boolean): ErrorCode[] {
   const codes = new Set<ErrorCode>([...errors, ...COMMON_ERRORS]);
   if (tag !== 'Service') for (const code of ENGINE_ERRORS) codes.add(code);
-  if (secured) codes.add('unauthorized');
+  if (secured) for (const code of ['unauthorized', 'rate_limited'] as const) codes.add(code);
   if (path.includes('{id}')) codes.add('sandbox_not_found');
   if (path.includes('{pid}')) codes.add('process_not_found');
   if (query !== undefined || body !== undefined || method === 'post') codes.add('validation_failed');

@@ -1,11 +1,15 @@
 import { Router, type Request, type Response } from 'express';
 import type { z } from 'zod';
 
+import type { Access } from '../access/access.js';
+import type { Caller } from '../access/caller.js';
 import type { ServiceConfig } from '../config.js';
 import { SandyardError, type ErrorCode } from '../errors.js';
 import type { SandboxManager } from '../index.js';
 import { fields, parseInput } from '../schemas.js';
+import { authorize } from './authentication.js';
 import { readJson } from './body.js';
+import { knownCallerOf } from './callers.js';
 import { shuttingDown, type Calls, type RunningCall } from './calls.js';
 import { answerOnce, readIdempotencyKey, toRepeat } from './idempotency.js';
 import type { KeptAnswers, Repeat } from './kept-answers.js';
@@ -20,6 +24,7 @@ import type { WebSockets } from './web-sockets.js';
  */
 
 export interface Service {
+  readonly access: Access;
   readonly manager: SandboxManager;
   readonly config: ServiceConfig;
   readonly calls: Calls;
@@ -33,6 +38,8 @@ export interface Service {
 export interface Call<Query, Body> extends Service {
   readonly request: Request;
   readonly response: Response;
+  /** Who asks: one who may, with its scopes and to that sandbox. */
+  readonly caller: Caller;
   /** The sandbox that the path names; empty where it names none. */
   readonly id: string;
   /** The process that the path names, by its id; empty where it names none. */
@@ -115,13 +122,13 @@ export function operation<Query extends z.ZodObject, Body extends z.ZodType>(
 function repeatOf(
   key: string,
   {
-    call: { manager, request, id, pid },
+    call: { caller, request, id, pid },
     input: { method, path, upload },
     content,
-  }: { call: Pick<Call<unknown, unknown>, 'manager' | 'request' | 'id' | 'pid'>; input: Description; content: unknown },
+  }: { call: Pick<Call<unknown, unknown>, 'caller' | 'request' | 'id' | 'pid'>; input: Description; content: unknown },
 ): Repeat {
   const { 'content-type': type, 'content-length': length } = request.headers;
-  const place = [manager.owner, method, path, id, pid];
+  const place = [caller.owner, method, path, id, pid];
   return toRepeat(key, { place, content: upload === undefined ? content : [content, type, length] });
 }
 
@@ -144,6 +151,9 @@ export function toRouter(operations: readonly Operation[], service: Service): Ro
   return router;
 }
 
+/** Who asks for what is open to all: it is good for nothing else. */
+const NOBODY: Caller = { owner: '', scopes: [], via: 'open', name: 'nobody' };
+
 async function runOperation(
   operation: Operation,
   service: Service,
@@ -155,7 +165,9 @@ async function runOperation(
     const id = operation.path.includes('{id}') ? parseId(request.params['id']) : '';
     const pid = operation.path.includes('{pid}') ? parseProcessId(request.params['pid']) : '';
     const { signal } = running;
-    await operation.run({ ...service, request, response, id, pid, running, signal });
+    const caller = operation.open === true ? NOBODY : knownCallerOf(request);
+    if (operation.open !== true) await authorize({ ...service, operation, caller, id, response, signal });
+    await operation.run({ ...service, request, response, caller, id, pid, running, signal });
   } catch (error) {
     throw running.explain(error);
   }

@@ -7,6 +7,7 @@ import { pinoHttp } from 'pino-http';
 import { parseTraceparent, withContext } from '../context.js';
 import { isSandyardError, type ErrorCode } from '../errors.js';
 import { errorFields, securityEvent } from '../log.js';
+import { callerOf } from './callers.js';
 
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/;
 const SANDBOX_PATH = /^\/api\/sandboxes\/([a-z0-9]{1,64})(?:\/|$)/;
@@ -32,6 +33,7 @@ export function logRequests({ log, owner }: RequestLogOptions) {
     owner,
     sandbox: sandboxOf(request, response),
     outcome: outcomeOf(response),
+    ...auditFields(request, response),
     duration_ms: Math.round((performance.now() - (started.get(response) ?? 0)) * 100) / 100,
     ...securityFields(response),
   });
@@ -80,6 +82,12 @@ export function pathOf(request: IncomingMessage): string {
   return url.split('?', 1)[0] ?? '';
 }
 
+/** As the OpenAPI document writes it; nothing where the request met no route, or wasn't let through to it. */
+export function routeOf(request: IncomingMessage): string | undefined {
+  const { path } = ('route' in request ? (request.route ?? {}) : {}) as { path?: unknown };
+  return typeof path === 'string' ? path.replaceAll(/:(\w+)/g, '{$1}') : undefined;
+}
+
 /** Of an answer that broke off: what broke it, or nginx's number for a client that didn't wait. */
 export function statusOf(response: ServerResponse): number {
   // A connection that became a WebSocket never finishes its answer.
@@ -100,6 +108,21 @@ function sandboxOf(request: IncomingMessage, response: ServerResponse): string |
   return SANDBOX_PATH.exec(pathOf(request))?.[1] ?? made;
 }
 
+/**
+ * Who asked, where that is known; and of what changes something, and of what was refused, that this is the line which says so.
+ * `caller.name` is the name of a key or the id of a token, never what it is used by.
+ */
+function auditFields(request: IncomingMessage, response: ServerResponse): object {
+  const caller = callerOf(request);
+  const isRefused = securityKindOf(response.err) !== undefined;
+  const isChange = !/^(GET|HEAD|OPTIONS)$/.test(request.method ?? '') || response.statusCode === 101;
+  return {
+    ...(caller !== undefined &&
+      caller.via !== 'open' && { caller: { owner: caller.owner, via: caller.via, name: caller.name } }),
+    ...((isChange || isRefused) && { audit: true, route: routeOf(request) }),
+  };
+}
+
 /** `ok`, the code of the error, or `aborted` where nobody waited for the answer. */
 function outcomeOf(response: ServerResponse): string {
   if (isSandyardError(response.err)) return response.err.code;
@@ -115,7 +138,11 @@ function securityFields({ err }: ServerResponse): object {
 
 function securityKindOf(error: unknown): string | undefined {
   if (!isSandyardError(error)) return undefined;
-  if (error.code === 'forbidden') return `${error.details['refused'] === 'origin' ? 'origin' : 'host'}_refused`;
+  const { refused, reason } = error.details;
+  if (reason === 'replayed') return 'replay_refused';
+  // Who asks for what the service isn't set up for has tried nothing.
+  if (refused === 'configuration') return undefined;
+  if (typeof refused === 'string') return `${refused}_refused`;
   return SECURITY_KINDS[error.code];
 }
 

@@ -1,8 +1,8 @@
-import type { Request, RequestHandler } from 'express';
+import type { RequestHandler } from 'express';
 
 import { isSandyardError } from '../errors.js';
 import type { Metrics } from './metrics.js';
-import { statusOf } from './request-log.js';
+import { routeOf, statusOf } from './request-log.js';
 
 /** Counts each request when its answer is sent or given up, and the error that it was answered with. */
 export function countRequests(metrics: Metrics): RequestHandler {
@@ -15,10 +15,4 @@ export function countRequests(metrics: Metrics): RequestHandler {
     });
     next();
   };
-}
-
-/** As the OpenAPI document writes it; nothing where the request met no route, or wasn't let through to it. */
-function routeOf(request: Request): string | undefined {
-  const { path } = (request.route ?? {}) as { path?: unknown };
-  return typeof path === 'string' ? path.replaceAll(/:(\w+)/g, '{$1}') : undefined;
 }

@@ -1,5 +1,6 @@
 import type { z } from 'zod';
 
+import { confinedTo } from '../access/caller.js';
 import { endAnswer, sandboxAnswer, sandboxListAnswer, statsAnswer, statsHistoryAnswer } from '../wire/answers.js';
 import { presentEnd, presentSandbox, presentStats, presentStatsHistory } from '../wire/presenters.js';
 import { abortable } from './calls.js';
@@ -36,8 +37,9 @@ export const sandboxOperations: readonly Operation[] = [
     query: listQuery,
     answers: { 200: { description: 'A page of them.', content: { 'application/json': sandboxListAnswer } } },
     errors: ['validation_failed'],
-    async handle({ manager, query, response, signal }) {
-      const { sandboxes, cursor } = await manager.list(toListOptions(query), { signal });
+    async handle({ manager, caller, query, response, signal }) {
+      const options = { signal, tenant: confinedTo(caller) };
+      const { sandboxes, cursor } = await manager.list(toListOptions(query), options);
       response.json({ sandboxes: sandboxes.map(presentSandbox), cursor });
     },
   }),
@@ -190,10 +192,11 @@ export const sandboxOperations: readonly Operation[] = [
 ];
 
 async function create(call: Call<unknown, z.output<typeof createBody>>): Promise<void> {
-  const { manager, body, repeat, response, signal } = call;
+  const { manager, config, caller, body, repeat, response, signal } = call;
   const began = Date.now();
   // With a key the client can ask for it again when the connection is lost: it is made all the same then.
-  const options = repeat === undefined ? { signal } : { madeFor: repeat };
+  const tenant = caller.owner === config.owner ? undefined : caller.owner;
+  const options = repeat === undefined ? { signal, tenant } : { madeFor: repeat, tenant };
   const sandbox = await abortable(manager.create(toCreateOptions(body), options), signal);
   const info = await sandbox.inspect({ signal }).catch(async (error: unknown) => {
     // The client never learns its id, so nobody else would remove it before its lease ends.

@@ -92,9 +92,9 @@ export const terminalOperations: readonly Operation[] = [
       'A browser can not send a token with a WebSocket. A ticket is good for one connection within 30 seconds.',
     answers: { 201: { description: 'The ticket.', content: { 'application/json': ticketAnswer } } },
     errors: [],
-    async handle({ manager, tickets, id, response, signal }) {
+    async handle({ manager, tickets, caller, id, response, signal }) {
       await manager.get(id, { signal });
-      const { ticket, expiresAt } = tickets.issue(id);
+      const { ticket, expiresAt } = tickets.issue(id, caller);
       const url = `${TERMINAL.replace('{id}', id)}?ticket=${ticket}`;
       response.status(201).json({ ticket, expires_at: expiresAt.toISOString(), url });
     },

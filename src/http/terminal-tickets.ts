@@ -1,6 +1,8 @@
 import { createHash, randomBytes } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 
+import type { Caller } from '../access/caller.js';
+
 const LIFETIME_MS = 30_000;
 /** Far more than are ever on the way at once; the oldest make room. */
 const MAX_TICKETS = 1000;
@@ -18,27 +20,35 @@ export interface Ticket {
  */
 export class TerminalTickets {
   /** In the order in which they run out. */
-  readonly #tickets = new Map<string, { readonly sandbox: string; readonly expiresAt: number }>();
+  readonly #tickets = new Map<
+    string,
+    { readonly caller: Caller; readonly sandbox: string; readonly expiresAt: number }
+  >();
 
-  issue(sandbox: string): Ticket {
+  /** What it admits to is what whoever asks for it may do, and of that this terminal only. */
+  issue(sandbox: string, caller: Caller): Ticket {
     const ticket = randomBytes(24).toString('base64url');
     const expiresAt = Date.now() + LIFETIME_MS;
     this.#makeRoom();
-    this.#tickets.set(digest(ticket), { sandbox, expiresAt });
+    this.#tickets.set(digest(ticket), {
+      caller: { ...caller, sandbox, via: 'ticket', once: undefined },
+      sandbox,
+      expiresAt,
+    });
     return { ticket, expiresAt: new Date(expiresAt) };
   }
 
-  /** Whether the request is for a terminal and bears a ticket that is good for it; from then on it is good for nothing. */
-  admits(request: IncomingMessage): boolean {
+  /** On whose behalf, where the request is for a terminal and bears a ticket for it; from then on that is good for nothing. */
+  admits(request: IncomingMessage): Caller | undefined {
     const found = terminalOf(request);
     const given = found?.query.getAll('ticket') ?? [];
     const [ticket] = given;
-    if (found === undefined || ticket === undefined || given.length > 1) return false;
+    if (found === undefined || ticket === undefined || given.length > 1) return undefined;
     const key = digest(ticket);
     const known = this.#tickets.get(key);
-    if (known === undefined || known.sandbox !== found.sandbox) return false;
+    if (known === undefined || known.sandbox !== found.sandbox) return undefined;
     this.#tickets.delete(key);
-    return Date.now() < known.expiresAt;
+    return Date.now() < known.expiresAt ? known.caller : undefined;
   }
 
   #makeRoom(): void {

@@ -15,7 +15,9 @@ const LAYERS = [
     'settleable.ts',
     'isolation.ts',
     'schemas.ts',
+    'origins.ts',
     'variables.ts',
+    'access-settings.ts',
     'config.ts',
     'context.ts',
     'telemetry.ts',
@@ -26,11 +28,11 @@ const LAYERS = [
   ['process/', 'archive/', 'files/'],
   ['record/', 'warden.ts', 'connections.ts', 'fleet/', 'create/', 'copy.ts', 'sandbox-info.ts', 'sandbox.ts'],
   ['manager-options.ts', 'manager.ts', 'index.ts'],
-  ['wire/', 'http/', 'cli/'],
+  ['wire/', 'access/', 'http/', 'cli/'],
 ] as const;
 
 /** Delivery reaches the core by its front door, and by what is below all. What its parts share is the wire's shapes. */
-const OPEN_TO_DELIVERY = ['wire/', 'index.ts', ...LAYERS[0]];
+const OPEN_TO_DELIVERY = ['wire/', 'access/', 'index.ts', ...LAYERS[0]];
 const DELIVERY = LAYERS.length - 1;
 
 /** The programs; the first can start the second. */

@@ -15,6 +15,7 @@ import { SandyardError } from '../../src/errors.js';
 const MIB = 1024 ** 2;
 const HOUR = 3_600_000;
 const TOKEN = 'correct-horse-battery';
+const SECRET = 'a-secret-of-more-than-32-bytes-as-it-must-be';
 
 const directory = mkdtempSync(join(tmpdir(), 'sandyard-config-'));
 afterAll(() => rmSync(directory, { recursive: true }));
@@ -31,6 +32,17 @@ describe('readConfig', () => {
       host: '127.0.0.1',
       port: 8888,
       token: undefined,
+      access: {
+        tokenSecret: undefined,
+        maxTokenMs: 24 * HOUR,
+        stateDirectory: undefined,
+        apiKeys: [],
+        allowOrigins: [],
+        allowOriginPattern: undefined,
+        trustedProxies: [],
+        ratePerOwner: undefined,
+        ratePerAddress: undefined,
+      },
       allowedHosts: [],
       owner: 'default',
       image: 'sandyard-sandbox:latest',
@@ -77,6 +89,29 @@ describe('readConfig', () => {
     ['HOST', '::1', 'host', '::1'],
     ['PORT', '0', 'port', 0],
     ['SANDBOX_TOKEN', TOKEN, 'token', TOKEN],
+    ['SANDBOX_TOKEN_SECRET', SECRET, 'access.tokenSecret', Buffer.from(SECRET)],
+    ['SANDBOX_TOKEN_MAX_AGE', '1h', 'access.maxTokenMs', HOUR],
+    ['SANDBOX_STATE_DIR', directory, 'access.stateDirectory', directory],
+    ['SANDBOX_RATE_LIMIT_OWNER', '600', 'access.ratePerOwner', 600],
+    ['SANDBOX_RATE_LIMIT_ADDRESS', '60', 'access.ratePerAddress', 60],
+    [
+      'SANDBOX_TRUSTED_PROXIES',
+      'loopback, 10.0.0.0/8,fd00::/8',
+      'access.trustedProxies',
+      ['loopback', '10.0.0.0/8', 'fd00::/8'],
+    ],
+    [
+      'SANDBOX_ALLOW_ORIGINS',
+      'https://a.example,http://b.example:8080',
+      'access.allowOrigins',
+      ['https://a.example', 'http://b.example:8080'],
+    ],
+    [
+      'SANDBOX_ALLOW_ORIGIN_REGEX',
+      'https://[a-z0-9-]+[.]a[.]example',
+      'access.allowOriginPattern',
+      /^(?:https:\/\/[a-z0-9-]+[.]a[.]example)$/iu,
+    ],
     ['SANDBOX_ALLOWED_HOSTS', 'a.example, ,b.example:80', 'allowedHosts', ['a.example', 'b.example:80']],
     ['SANDBOX_OWNER', 'team-1', 'owner', 'team-1'],
     ['SANDBOX_IMAGE', 'ubuntu:24.04', 'image', 'ubuntu:24.04'],
@@ -132,6 +167,15 @@ describe('readConfig', () => {
     ['PORT', '-1'],
     ['PORT', '80.5'],
     ['SANDBOX_TOKEN', 'short'],
+    ['SANDBOX_TOKEN_SECRET', 'x'.repeat(31)],
+    ['SANDBOX_RATE_LIMIT_OWNER', '0'],
+    ['SANDBOX_TRUSTED_PROXIES', 'everybody'],
+    ['SANDBOX_TRUSTED_PROXIES', '10.0.0.0/33'],
+    ['SANDBOX_ALLOW_ORIGINS', '*'],
+    ['SANDBOX_ALLOW_ORIGINS', 'https://a.example/'],
+    ['SANDBOX_ALLOW_ORIGINS', 'null'],
+    ['SANDBOX_ALLOW_ORIGIN_REGEX', '('],
+    ['SANDBOX_ALLOW_ORIGIN_REGEX', '(.*)*'],
     ['SANDBOX_OWNER', 'Me & you'],
     ['SANDBOX_IMAGE', 'not an image'],
     ['SANDBOX_PROFILE', 'lax'],
@@ -165,6 +209,17 @@ describe('readConfig', () => {
     expect(error).toMatchObject({ code: 'config_invalid' });
     expect(error.message).toContain(name);
     expect(error.hint).toContain('.env.example');
+  });
+
+  it.each([
+    ['SANDBOX_STATE_DIR', '/nonexistent', "can't be written to"],
+    ['SANDBOX_STATE_DIR', '/dev/null', "can't be written to"],
+    ['SANDBOX_API_KEYS_FILE', '/nonexistent', "can't be read"],
+    ['SANDBOX_TOKEN_SECRET_FILE', '/nonexistent', "can't be read"],
+  ])('refuses %s=%s', (name, value, why) => {
+    const error = thrownBy(() => readConfig({ [name]: value }));
+    expect(error).toMatchObject({ code: 'config_invalid' });
+    expect(error.message).toMatch(`${name} is ${value}, which ${why}`);
   });
 
   it('never tells the token, not even a bad one', () => {

@@ -15,6 +15,7 @@ describe('the table of codes', () => {
     const retryable = ERROR_CODES.filter((code) => describeError(code).retryable);
     expect(retryable).toEqual([
       'idempotency_in_progress',
+      'rate_limited',
       'aborted',
       'over_capacity',
       'host_exhausted',

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events';
 import { PassThrough } from 'node:stream';
 
+import { Tokens } from '../../../src/access/tokens.js';
 import type { Context, Input, InterruptSignal, Output } from '../../../src/cli/context.js';
 import { runCli } from '../../../src/cli/program.js';
 import { currentContext } from '../../../src/context.js';
@@ -210,6 +211,8 @@ export class World {
   readonly exits: number[] = [];
   readonly atExit = new Set<() => void>();
   served = 0;
+  /** What tokens are issued by. */
+  tokens = new Tokens({ tokenSecret: undefined, maxTokenMs: 3_600_000, stateDirectory: undefined }, 'default');
   opened = 0;
   out = '';
   err = '';
@@ -232,6 +235,7 @@ export class World {
         this.opened += 1;
         return this.stub as unknown as SandboxManager;
       },
+      issueToken: (request) => this.tokens.issue(request),
       serve: async () => void (this.served += 1),
       onSignal: (handler) => {
         this.#signals.on('signal', handler);

@@ -12,6 +12,7 @@ const COMMANDS = ['create', 'run', 'exec', 'ls', 'inspect', 'ps', 'cp', 'stats']
   'prune',
   'rm',
   'serve',
+  'token',
 ]);
 
 describe('the help', () => {

@@ -235,7 +235,7 @@ describe('GET /metrics', () => {
     expect(refused.text).not.toContain('sandbox_active_sessions');
     expect((await send(app, '/metrics', { headers: { Authorization: `Bearer ${TOKEN}` } })).status).toBe(200);
     const openApi = (await send(app, '/openapi.json')).json as { paths: Record<string, { get: unknown }> };
-    expect(openApi.paths['/metrics']?.get).toMatchObject({ tags: ['Service'], security: [{ bearer: [] }] });
+    expect(openApi.paths['/metrics']?.get).toMatchObject({ tags: ['Service'], security: [{ bearer: ['admin'] }] });
     expect(openApi.paths['/healthz']?.get).toMatchObject({ tags: ['Service'], security: [] });
   });
 });

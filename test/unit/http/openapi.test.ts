@@ -45,7 +45,7 @@ describe('/openapi.json', () => {
     });
     const routes = routesOf(express.router.stack as unknown as Layer[]).filter((route) => !/docs|openapi/.test(route));
     expect(documented.toSorted()).toEqual(routes.toSorted());
-    expect(documented).toHaveLength(45);
+    expect(documented).toHaveLength(47);
   });
 
   test('is sound: references lead somewhere, parameters are declared, ids are unique', async () => {
@@ -95,7 +95,13 @@ describe('/openapi.json', () => {
     await using secured = await runApp({ env: { SANDBOX_TOKEN: TOKEN } });
     const { json } = await send(secured, '/openapi.json');
     const paths = json['paths'] as Document;
-    expect(paths['/api/sandboxes']?.['post']).toMatchObject({ security: [{ bearer: [] }] });
+    expect(paths['/api/sandboxes']?.['post']).toMatchObject({ security: [{ bearer: ['lifecycle'] }] });
+    expect(paths['/api/sandboxes/{id}/files']?.['get']).toMatchObject({
+      security: [{ bearer: ['files'] }, { link: [] }],
+    });
+    expect(paths['/api/sandboxes/{id}/terminal']?.['get']).toMatchObject({
+      security: [{ bearer: ['exec'] }, { ticket: [] }],
+    });
     expect(paths['/healthz']?.['get']).toMatchObject({ security: [] });
     expect(json['components']).toMatchObject({ securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } });
   });

@@ -11,6 +11,7 @@ import type {
   SandboxInfo,
   SandboxManager,
   SpawnOptions,
+  TenantOptions,
 } from '../../../src/index.js';
 import { LifecycleEvents } from '../../../src/fleet/lifecycle.js';
 import { stubFiles, withoutSignal, type StubTree } from './stub-files.js';
@@ -26,6 +27,10 @@ import { exitOf, StubProcess, type SpawnScript } from './stub-processes.js';
 export interface Recorded {
   readonly call: string;
   readonly args: readonly unknown[];
+}
+
+function isTheirs({ tenant, owner }: SandboxInfo, wanted: string | undefined): boolean {
+  return wanted === undefined || (tenant ?? owner) === wanted;
 }
 
 const MEMORY_CEILING = 8 * 1024 ** 3;
@@ -121,7 +126,7 @@ export class StubManager {
     return this.imagePresent;
   }
 
-  async create(options: CreateOptions, { signal, madeFor }: CreateCallOptions = {}) {
+  async create(options: CreateOptions, { signal, madeFor, tenant }: CreateCallOptions = {}) {
     this.calls.push({ call: 'create', args: [options] });
     if (this.fault) throw this.fault;
     const made = this.madeFor.get(madeFor?.key ?? '');
@@ -140,21 +145,22 @@ export class StubManager {
     const id = `sb${this.sandboxes.size + 1}`;
     if (madeFor !== undefined) this.madeFor.set(madeFor.key, { content: madeFor.content, id });
     this.sandboxes.set(id, {
-      info: makeInfo(id, options),
+      info: { ...makeInfo(id, options), tenant: tenant ?? null },
       files: new Map([['/workspace', 'directory']]),
       processes: new Map(),
     });
     return this.#handle(id);
   }
 
-  async get(id: string) {
-    this.#find(id);
+  async get(id: string, { tenant }: TenantOptions = {}) {
+    this.#find(id, tenant);
     return this.#handle(id);
   }
 
-  async list(options: unknown, { signal }: { signal?: AbortSignal } = {}) {
+  async list(options: unknown, { signal, tenant }: TenantOptions = {}) {
     this.calls.push({ call: 'list', args: [options, signal] });
-    return { sandboxes: [...this.sandboxes.values()].map(({ info }) => info), cursor: null };
+    const infos = [...this.sandboxes.values()].map(({ info }) => info);
+    return { sandboxes: infos.filter((info) => isTheirs(info, tenant)), cursor: null };
   }
 
   async inspect(id: string): Promise<SandboxInfo> {
@@ -295,10 +301,13 @@ export class StubManager {
     throw new SandyardError('aborted', `The ${what} was aborted.`);
   }
 
-  #find(id: string) {
+  #find(id: string, tenant?: string) {
     const found = this.sandboxes.get(id);
-    if (found) return found;
-    throw new SandyardError('sandbox_not_found', `There is no sandbox ${id}.`, { hint: 'List them.' });
+    if (found && isTheirs(found.info, tenant)) return found;
+    throw new SandyardError('sandbox_not_found', `There is no sandbox ${id}.`, {
+      hint: 'List them.',
+      ...(found && { details: { refused: 'owner' } }),
+    });
   }
 
   #findRunning(id: string) {
