@@ -51,6 +51,8 @@ WORKDIR /app
 COPY --from=build /app/node_modules node_modules
 COPY --from=build /app/dist dist
 COPY package.json LICENSE ./
+# For SANDBOX_STATE_DIR: a volume that is mounted here belongs to the same user.
+RUN install -d -o 1000 -g 1000 -m 700 /var/lib/sandyard
 # A container's own loopback can't be reached from outside it; so the service needs SANDBOX_TOKEN or SANDBOX_TOKEN_FILE.
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=8888
 EXPOSE 8888

@@ -17,6 +17,7 @@ import { Webhooks } from './webhooks.js';
 
 const HEADERS_TIMEOUT_MS = 30_000;
 const MAX_HEADERS = 100;
+const MAX_HEADER_BYTES = 16 * 1024;
 /** Less than the 10 s after which `docker stop` and its kind use SIGKILL. */
 const CLOSE_MS = 7000;
 /** An engine that hangs must not keep the service. */
@@ -62,7 +63,10 @@ export async function startService(config: ServiceConfig, options: ServiceOption
   const calls = new Calls();
   const sockets = new WebSockets();
   const app = createApp({ manager, config, log, metrics, calls, sockets, version: packageVersion() });
-  const listener = createServer({ requestTimeout: 0, headersTimeout: HEADERS_TIMEOUT_MS }, app);
+  const listener = createServer(
+    { requestTimeout: 0, headersTimeout: HEADERS_TIMEOUT_MS, maxHeaderSize: MAX_HEADER_BYTES },
+    app,
+  );
   sockets.serve(listener, app);
   const server = await listen(listener, config);
   server.maxHeadersCount = MAX_HEADERS;

@@ -109,6 +109,7 @@ describe('docker-compose.prod.yml', () => {
     const secrets = join(project.folder, 'deploy/secrets');
     await mkdir(secrets, { recursive: true });
     await writeFile(join(secrets, 'token'), `${project.token}\n`);
+    await writeFile(join(secrets, 'token-secret'), `${'x'.repeat(64)}\n`);
     await chmod(secrets, 0o700);
     await project.compose('up', '--detach', 'docker');
     await loadInto(await untilHealthy('docker'), image);
@@ -170,6 +171,15 @@ describe('docker-compose.prod.yml', () => {
   test('whoever has no token gets nothing', async () => {
     const response = await project.fetch('/api/sandboxes', { headers: { authorization: 'Bearer wrong' } });
     expect(response.status).toBe(401);
+  });
+
+  test('a token for a single use is issued, and good for one request', async () => {
+    const issued = await project.post('/api/tokens', { owner: 'alice', scopes: ['read'], single_use: true });
+    expect(issued.status).toBe(201);
+    const { token } = (await issued.json()) as { token: string };
+    const headers = { authorization: `Bearer ${token}` };
+    expect((await project.fetch('/api/sandboxes', { headers })).status).toBe(200);
+    expect((await project.fetch('/api/sandboxes', { headers })).status).toBe(401);
   });
 
   test('the engine is not published, and answers nobody without a certificate', async () => {
