@@ -39,7 +39,8 @@ COPY scripts scripts
 COPY src src
 RUN npm run build \
  && npm prune --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error \
- && find dist -name '*.map' -delete
+ && find dist -name '*.map' -delete \
+ && mkdir state
 
 FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="Sandyard" \
@@ -52,7 +53,7 @@ COPY --from=build /app/node_modules node_modules
 COPY --from=build /app/dist dist
 COPY package.json LICENSE ./
 # For SANDBOX_STATE_DIR: a volume that is mounted here belongs to the same user.
-RUN install -d -o 1000 -g 1000 -m 700 /var/lib/sandyard
+COPY --from=build --chown=1000:1000 /app/state /var/lib/sandyard
 # A container's own loopback can't be reached from outside it; so the service needs SANDBOX_TOKEN or SANDBOX_TOKEN_FILE.
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=8888
 EXPOSE 8888

@@ -57,7 +57,12 @@ export interface Ceilings {
 /** How many sandboxes there may be, and how many are made at once. */
 export interface AdmissionSettings {
   /** On all sandboxes of the owner, whoever made them, and on those that this manager made. */
-  readonly ceilings: { readonly owner: Ceilings; readonly manager: Ceilings };
+  readonly ceilings: {
+    readonly owner: Ceilings;
+    readonly manager: Ceilings;
+    /** On those of each tenant. Default: none. */
+    readonly tenant?: Ceilings | undefined;
+  };
   /** How many are made at once, and how many may wait for that. */
   readonly atOnce: number;
   readonly queue: number;
@@ -279,8 +284,14 @@ function toAdmission(values: Values): AdmissionSettings {
     cpus: values.SANDBOX_MAX_TOTAL_CPUS ?? Infinity,
     pids: values.SANDBOX_MAX_TOTAL_PIDS ?? Infinity,
   };
+  const tenant = {
+    sandboxes: values.SANDBOX_TENANT_MAX_SANDBOXES ?? Infinity,
+    memoryBytes: values.SANDBOX_TENANT_MAX_MEMORY ?? Infinity,
+    cpus: values.SANDBOX_TENANT_MAX_CPUS ?? Infinity,
+    pids: values.SANDBOX_TENANT_MAX_PIDS ?? Infinity,
+  };
   return {
-    ceilings: { owner, manager: none },
+    ceilings: { owner, manager: none, tenant },
     atOnce: required(values, 'SANDBOX_CREATE_CONCURRENCY'),
     queue: required(values, 'SANDBOX_CREATE_QUEUE'),
     floor: {

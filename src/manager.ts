@@ -119,7 +119,7 @@ export class SandboxManager implements AsyncDisposable {
     this.#admission = new Admission({
       ...defaults.admission,
       ...options.admission,
-      used: (except) => directory.used(except, isOurs),
+      used: (except, tenant) => directory.used(except, { isOurs, tenant }),
       room: () => room.read(),
     });
     const checkOpen = () => this.#checkOpen();

@@ -225,6 +225,18 @@ export const VARIABLES = {
     undefined,
     "The most processes of all the owner's sandboxes together, by their limits; no ceiling unless it is set.",
   ),
+  SANDBOX_TENANT_MAX_SANDBOXES: variable(
+    integer(1, 100_000),
+    undefined,
+    "The same for each owner of a token or key other than the service's own: sandboxes at once.",
+  ),
+  SANDBOX_TENANT_MAX_MEMORY: variable(fields.memoryLimit, undefined, 'For each of them: memory of all its sandboxes.'),
+  SANDBOX_TENANT_MAX_CPUS: variable(fields.cpuLimit, undefined, 'For each of them: CPUs of all its sandboxes.'),
+  SANDBOX_TENANT_MAX_PIDS: variable(
+    integer(8, 100_000_000),
+    undefined,
+    'For each of them: processes of all its sandboxes.',
+  ),
   SANDBOX_CREATE_CONCURRENCY: variable(integer(1, 64), '4', 'How many sandboxes are made at once; others wait.'),
   SANDBOX_CREATE_QUEUE: variable(
     integer(0, 10_000),

@@ -21,7 +21,7 @@ const LINK = 'sandyard-link+jwt';
 /** Longer ones than can come from here aren't even looked at. */
 const MAX_LENGTH = 8192;
 
-export const DEFAULT_TOKEN_MS = 30 * 60_000;
+const DEFAULT_TOKEN_MS = 30 * 60_000;
 const MIN_TOKEN_MS = 1000;
 
 const scopeList = z

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdir, open, readdir, unlink } from 'node:fs/promises';
+import { mkdir, open, readdir, unlink, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { SandyardError } from '../errors.js';
@@ -27,9 +27,8 @@ export class UsedTokens {
     try {
       if (performance.now() - this.#cleanedAt > CLEAN_EVERY_MS) await this.#clean();
       const file = await open(join(this.#directory, name), 'wx', 0o600);
-      await file.sync().finally(() => file.close());
-      const directory = await open(this.#directory, 'r');
-      await directory.sync().finally(() => directory.close());
+      await syncAndClose(file);
+      await syncAndClose(await open(this.#directory, 'r'));
       return true;
     } catch (error) {
       if (error instanceof Error && 'code' in error && error.code === 'EEXIST') return false;
@@ -51,5 +50,13 @@ export class UsedTokens {
         await unlink(join(this.#directory, name)).catch(() => {});
     }
     this.#cleanedAt = performance.now();
+  }
+}
+
+async function syncAndClose(file: FileHandle): Promise<void> {
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
   }
 }

@@ -1,4 +1,4 @@
-import { findExcess, hasCeilings, toCeilingError, type Usage } from './ceilings.js';
+import { findExcess, hasCeilings, toCeilingError, type Promised, type Used } from './ceilings.js';
 import type { AdmissionSettings } from '../config.js';
 import { SandyardError } from '../errors.js';
 import { findShortage, type HostRoom } from './host-room.js';
@@ -16,6 +16,8 @@ export interface Wanted {
   readonly memoryBytes: number;
   readonly cpus: number;
   readonly pids: number;
+  /** Whose it will be, where it won't be the owner's own. */
+  readonly tenant?: string | undefined;
 }
 
 /** A place that is kept for a sandbox. */
@@ -26,7 +28,7 @@ export interface Admitted {
 
 export interface AdmissionParts extends AdmissionSettings {
   /** What is there now, but for warm sandboxes that nobody has claimed, and for those with one of the ids. */
-  readonly used: (except: ReadonlySet<string>) => { readonly owner: Usage; readonly manager: Usage };
+  readonly used: (except: ReadonlySet<string>, tenant: string | undefined) => Used;
   /** What was free a few seconds ago at the most. Has a deadline of its own; when it fails, nothing is known. */
   readonly room: () => Promise<HostRoom>;
 }
@@ -142,7 +144,7 @@ export class Admission {
     if (!this.#limited) return undefined;
     const reserved = others.map((entry) => entry.wanted).filter((other) => other !== undefined);
     const ids = new Set(reserved.map(({ id }) => id).filter((id) => id !== undefined));
-    const used = this.#parts.used(ids);
+    const used = this.#parts.used(ids, wanted.tenant);
     return findExcess(toUsage(wanted), { ceilings: this.#parts.ceilings, used, reserved: reserved.map(toUsage) });
   }
 
@@ -223,8 +225,8 @@ export class Admission {
   }
 }
 
-function toUsage({ memoryBytes, cpus, pids }: Wanted): Usage {
-  return { sandboxes: 1, memoryBytes, cpus, pids };
+function toUsage({ memoryBytes, cpus, pids, tenant }: Wanted): Promised {
+  return { sandboxes: 1, memoryBytes, cpus, pids, tenant };
 }
 
 function toAborted(signal: AbortSignal): SandyardError {

@@ -14,13 +14,25 @@ const ROUNDING = 1e-9;
 const RETRY_S = 10;
 
 const MEASURES = ['sandboxes', 'memoryBytes', 'cpus', 'pids'] as const satisfies readonly Measure[];
-/** A measure in `details.ceiling`, after a number, as the variable of the owner's ceiling, and as an option of a sandbox. */
+/** A measure in `details.ceiling`, after a number, in the names of variables, and as an option of a sandbox. */
 const WORDS = {
-  sandboxes: { key: 'sandboxes', unit: 'sandboxes', variable: 'SANDBOX_MAX_SANDBOXES', field: undefined },
-  memoryBytes: { key: 'memory', unit: 'of memory', variable: 'SANDBOX_MAX_TOTAL_MEMORY', field: 'memoryLimit' },
-  cpus: { key: 'cpus', unit: 'CPUs', variable: 'SANDBOX_MAX_TOTAL_CPUS', field: 'cpuLimit' },
-  pids: { key: 'pids', unit: 'processes', variable: 'SANDBOX_MAX_TOTAL_PIDS', field: 'pidsLimit' },
+  sandboxes: { key: 'sandboxes', unit: 'sandboxes', variable: 'MAX_SANDBOXES', field: undefined },
+  memoryBytes: { key: 'memory', unit: 'of memory', variable: 'MAX_MEMORY', field: 'memoryLimit' },
+  cpus: { key: 'cpus', unit: 'CPUs', variable: 'MAX_CPUS', field: 'cpuLimit' },
+  pids: { key: 'pids', unit: 'processes', variable: 'MAX_PIDS', field: 'pidsLimit' },
 } as const satisfies Record<Measure, object>;
+
+/** What one sandbox will count as, and whose it will be. */
+export interface Promised extends Usage {
+  readonly tenant?: string | undefined;
+}
+
+/** What there is already; of the tenant that is asked for, where one is. */
+export interface Used {
+  readonly owner: Usage;
+  readonly manager: Usage;
+  readonly tenant?: Usage | undefined;
+}
 
 interface Excess {
   readonly scope: Scope;
@@ -32,21 +44,23 @@ interface Excess {
 
 interface CeilingCheck {
   readonly ceilings: AdmissionSettings['ceilings'];
-  readonly used: Readonly<Record<Scope, Usage>>;
-  /** Promised beside what is used; counts for both. */
-  readonly reserved: readonly Usage[];
+  readonly used: Used;
+  /** Promised beside what is used; counts for all, but for the ceiling of a tenant only where it is that tenant's. */
+  readonly reserved: readonly Promised[];
 }
 
-export function hasCeilings({ owner, manager }: AdmissionSettings['ceilings']): boolean {
-  return MEASURES.some((measure) => owner[measure] !== Infinity || manager[measure] !== Infinity);
+export function hasCeilings({ owner, manager, tenant = owner }: AdmissionSettings['ceilings']): boolean {
+  return [owner, manager, tenant].some((ceilings) => MEASURES.some((measure) => ceilings[measure] !== Infinity));
 }
 
 /** The first ceiling that would be exceeded. */
-export function findExcess(wanted: Usage, { ceilings, used, reserved }: CeilingCheck): Excess | undefined {
-  for (const scope of ['owner', 'manager'] as const) {
+export function findExcess(wanted: Promised, { ceilings, used, reserved }: CeilingCheck): Excess | undefined {
+  for (const scope of ['owner', 'manager', 'tenant'] as const) {
+    if (scope === 'tenant' && wanted.tenant === undefined) continue;
+    const counted = scope === 'tenant' ? reserved.filter(({ tenant }) => tenant === wanted.tenant) : reserved;
     for (const measure of MEASURES) {
-      const limit = ceilings[scope][measure];
-      const promised = reserved.reduce((sum, one) => sum + one[measure], used[scope][measure]);
+      const limit = ceilings[scope]?.[measure] ?? Infinity;
+      const promised = counted.reduce((sum, one) => sum + one[measure], used[scope]?.[measure] ?? 0);
       if (promised + wanted[measure] <= limit + ROUNDING) continue;
       return { scope, measure, limit, used: promised, wanted: wanted[measure] };
     }
@@ -54,12 +68,18 @@ export function findExcess(wanted: Usage, { ceilings, used, reserved }: CeilingC
   return undefined;
 }
 
+function nameOf(scope: Exclude<Scope, 'manager'>, variable: string): string {
+  if (scope === 'tenant') return `SANDBOX_TENANT_${variable}`;
+  return `SANDBOX_${variable === 'MAX_SANDBOXES' ? variable : variable.replace('MAX', 'MAX_TOTAL')}`;
+}
+
 /** `over_capacity`; `limit_exceeded` where it would be too much even if there were no other sandbox. */
 export function toCeilingError({ scope, measure, limit, used, wanted }: Excess, queueLength: number): SandyardError {
   const { key, unit, variable, field } = WORDS[measure];
   const show = measure === 'memoryBytes' ? formatSize : (value: number) => String(Math.round(value * 1e6) / 1e6);
   const ceiling = `ceiling of ${show(limit)} ${unit} for all sandboxes of this ${scope} together`;
-  const raise = scope === 'owner' ? `have the operator raise ${variable}` : 'give the manager a higher ceiling';
+  const raise =
+    scope === 'manager' ? 'give the manager a higher ceiling' : `have the operator raise ${nameOf(scope, variable)}`;
   if (wanted > limit + ROUNDING) {
     const message = `${show(wanted)} is above the ${ceiling}`;
     return new SandyardError('limit_exceeded', `${message}.`, {

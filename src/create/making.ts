@@ -155,7 +155,7 @@ export class Making {
   async #take(plan: SandboxPlan, { signal, madeFor }: MakeOptions): Promise<SandboxRecord | undefined> {
     const { admission, warm } = this.#parts;
     if (!warm.mayHave(plan)) return undefined;
-    const admitted = admission.admitClaim(plan.traits.limits);
+    const admitted = admission.admitClaim({ ...plan.traits.limits, tenant: plan.tenant ?? undefined });
     try {
       const record = await warm.take(plan, { signal, madeFor });
       if (record !== undefined) this.#made.add(record.id); // before it is no longer reserved
@@ -167,7 +167,8 @@ export class Making {
 
   async #create(plan: SandboxPlan, signal: AbortSignal | undefined): Promise<SandboxRecord> {
     const { admission, creation, inventory, lifecycle } = this.#parts;
-    const admitted: Admitted = await admission.enter({ id: plan.id, ...plan.traits.limits }, { signal });
+    const wanted = { id: plan.id, ...plan.traits.limits, tenant: plan.tenant ?? undefined };
+    const admitted: Admitted = await admission.enter(wanted, { signal });
     try {
       lifecycle.intend(plan.id, 'requested', ['created', 'started']);
       const record = await creation.make(plan, signal);

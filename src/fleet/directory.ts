@@ -100,12 +100,19 @@ export class SandboxDirectory {
     }
   }
 
-  /** What is promised to the sandboxes that are there, as far as is known, and to those of them that `isOurs`. */
-  used(except: ReadonlySet<string>, isOurs: (id: string) => boolean): { owner: Ceilings; manager: Ceilings } {
+  /** What is promised to the sandboxes that are there, as far as is known, to those that `isOurs`, and to a tenant's. */
+  used(
+    except: ReadonlySet<string>,
+    { isOurs, tenant }: { isOurs: (id: string) => boolean; tenant?: string | undefined },
+  ): { owner: Ceilings; manager: Ceilings; tenant?: Ceilings } {
     const counted = this.#parts.inventory
       .now()
       .filter(({ id, warm, state }) => !warm && state !== 'exited' && !except.has(id));
-    return { owner: sum(counted), manager: sum(counted.filter(({ id }) => isOurs(id))) };
+    return {
+      owner: sum(counted),
+      manager: sum(counted.filter(({ id }) => isOurs(id))),
+      ...(tenant !== undefined && { tenant: sum(counted.filter((record) => isTenants(record, tenant))) }),
+    };
   }
 
   async gauges(): Promise<Pick<ManagerGauges, 'sandboxes' | 'usage'>> {

@@ -23,7 +23,7 @@ const EVENTS = words('created started stopped paused unpaused renewed oom destro
 const MEASURES = ['sandboxes', 'memory', 'cpus', 'pids'];
 const REFUSALS = new Set([
   ...words('queue memory disk'),
-  ...['owner', 'manager'].flatMap((scope) => MEASURES.map((measure) => `${scope}.${measure}`)),
+  ...['owner', 'manager', 'tenant'].flatMap((scope) => MEASURES.map((measure) => `${scope}.${measure}`)),
 ]);
 
 /** A fork takes half a millisecond, and a command minutes. */

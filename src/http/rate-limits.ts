@@ -25,7 +25,7 @@ export function limitRefused(): (request: Request, response: Response) => Promis
   const count = limit('refused', MAX_REFUSED, addressOf);
   return (request, response) =>
     new Promise((resolve, reject) => {
-      void count(request, response, (error?: unknown) => (error === undefined ? resolve() : reject(error as Error)));
+      void count(request, response, (error?: unknown) => (error === undefined ? resolve() : reject(error)));
     });
 }
 

@@ -64,6 +64,7 @@ describe('readConfig', () => {
         ceilings: {
           owner: { sandboxes: Infinity, memoryBytes: Infinity, cpus: Infinity, pids: Infinity },
           manager: { sandboxes: Infinity, memoryBytes: Infinity, cpus: Infinity, pids: Infinity },
+          tenant: { sandboxes: Infinity, memoryBytes: Infinity, cpus: Infinity, pids: Infinity },
         },
         atOnce: 4,
         queue: 64,
@@ -139,6 +140,10 @@ describe('readConfig', () => {
     ['SANDBOX_MAX_TOTAL_CPUS', '1.5', 'admission.ceilings.owner.cpus', 1.5],
     ['SANDBOX_MAX_TOTAL_PIDS', '4096', 'admission.ceilings.owner.pids', 4096],
     ['SANDBOX_MAX_SANDBOXES', '1', 'admission.ceilings.manager.sandboxes', Infinity],
+    ['SANDBOX_TENANT_MAX_SANDBOXES', '2', 'admission.ceilings.tenant.sandboxes', 2],
+    ['SANDBOX_TENANT_MAX_MEMORY', '1g', 'admission.ceilings.tenant.memoryBytes', 1024 * MIB],
+    ['SANDBOX_TENANT_MAX_CPUS', '1.5', 'admission.ceilings.tenant.cpus', 1.5],
+    ['SANDBOX_TENANT_MAX_PIDS', '512', 'admission.ceilings.tenant.pids', 512],
     ['SANDBOX_CREATE_CONCURRENCY', '1', 'admission.atOnce', 1],
     ['SANDBOX_CREATE_QUEUE', '0', 'admission.queue', 0],
     ['SANDBOX_KEEP_FREE_MEMORY', '0', 'admission.floor.memoryBytes', 0],

@@ -73,6 +73,35 @@ describe('the sandboxes of a tenant', () => {
     }
   });
 
+  it('count for the ceiling of that tenant, and of no other, also while they are being made, warm ones, too', async () => {
+    const engine = new FakeEngine();
+    const none = { sandboxes: Infinity, memoryBytes: Infinity, cpus: Infinity, pids: Infinity };
+    const ceilings = { owner: none, manager: none, tenant: { ...none, sandboxes: 2 } };
+    const manager = managerOn(engine, { admission: { ceilings }, pool: { size: 3 } });
+    await manager.open();
+    await vi.waitFor(async () => expect((await manager.gauges()).pool.ready).toBe(3));
+    const made = await Promise.allSettled([1, 2, 3, 4].map(() => manager.create({}, { tenant: 'alice' })));
+    expect(made.filter(({ status }) => status === 'fulfilled')).toHaveLength(2);
+    const refused = made.find((result) => result.status === 'rejected')?.reason as unknown;
+    expect(refused).toMatchObject({
+      code: 'over_capacity',
+      hint: expect.stringContaining('SANDBOX_TENANT_MAX_SANDBOXES') as string,
+      details: { ceiling: 'tenant.sandboxes', limit: 2, used: 2, wanted: 1 },
+    });
+    await Promise.all([manager.create({}, { tenant: 'bob' }), manager.create(), manager.create(), manager.create()]);
+    const [first] = (await manager.list({}, { tenant: 'alice' })).sandboxes;
+    await manager.destroy(first?.id ?? '');
+    await manager.create({}, { tenant: 'alice' });
+    const big = { memoryBytes: 512 * 1024 ** 2 };
+    const small = managerOn(engine, {
+      admission: { ceilings: { owner: none, manager: none, tenant: { ...none, ...big } } },
+    });
+    await expect(small.create({ memoryLimit: '1g' }, { tenant: 'carol' })).rejects.toMatchObject({
+      code: 'limit_exceeded',
+      hint: expect.stringContaining('SANDBOX_TENANT_MAX_MEMORY') as string,
+    });
+  });
+
   it('tell their events to that tenant only', async () => {
     const manager = managerOn(new FakeEngine());
     await manager.open();

@@ -2,14 +2,14 @@ import { createHmac, generateKeyPairSync } from 'node:crypto';
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { SignJWT, UnsecuredJWT, type JWTPayload } from 'jose';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 
 import { Access } from '../../../src/access/access.js';
 import { Tokens } from '../../../src/access/tokens.js';
 import type { AccessSettings } from '../../../src/access-settings.js';
-import { isSandyardError, SandyardError } from '../../../src/errors.js';
+import { isSandyardError, type SandyardError } from '../../../src/errors.js';
 
 const SECRET = Buffer.from('a-secret-of-more-than-32-bytes-as-it-must-be');
 const state = mkdtempSync(join(tmpdir(), 'sandyard-state-'));
@@ -163,12 +163,16 @@ describe('refused is', () => {
     const { token } = await tokens.issue({ owner: 'alice', scopes: ['read'] });
     const last = token.length - 1;
     await fc.assert(
-      fc.asyncProperty(fc.nat(last), fc.constantFrom(...'AZaz09-_.'), async (at, letter) => {
-        const changed = `${token.slice(0, at)}${letter}${token.slice(at + 1)}`;
-        // The last letter of a signature has bits that mean nothing.
-        if (changed === token || at === last) return;
-        expect((await refusal(tokens.read(changed))).code).toBe('unauthorized');
-      }),
+      fc.asyncProperty(
+        fc.nat(last),
+        fc.constantFrom('A', 'Z', 'a', 'z', '0', '9', '-', '_', '.'),
+        async (at, letter) => {
+          const changed = `${token.slice(0, at)}${letter}${token.slice(at + 1)}`;
+          // The last letter of a signature has bits that mean nothing.
+          if (changed === token || at === last) return;
+          expect((await refusal(tokens.read(changed))).code).toBe('unauthorized');
+        },
+      ),
       { numRuns: 500 },
     );
   });

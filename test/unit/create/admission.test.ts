@@ -110,10 +110,10 @@ describe('ceilings', () => {
     const { admission } = makeWorld({ owner: { sandboxes: 9 }, used });
     const admitted = await admission.enter({ ...WANTED, id: 'early' });
     admission.admitClaim(WANTED);
-    expect(used).toHaveBeenLastCalledWith(new Set(['early']));
+    expect(used).toHaveBeenLastCalledWith(new Set(['early']), undefined);
     admitted.release();
     admission.admitClaim(WANTED);
-    expect(used).toHaveBeenLastCalledWith(new Set());
+    expect(used).toHaveBeenLastCalledWith(new Set(), undefined);
   });
 
   it('count for those that wait too, so that none waits for nothing', async () => {

@@ -106,11 +106,14 @@ it('counts what is promised to those that are there and not excepted', async () 
   await settle();
   expect(inventory.find('big')).toBeDefined();
   const all = { sandboxes: 3, memoryBytes: 102, cpus: 12, pids: 1002 };
-  expect(directory.used(new Set(), (id) => id === 'big')).toEqual({
+  expect(directory.used(new Set(), { isOurs: (id) => id === 'big' })).toEqual({
     owner: all,
     manager: { sandboxes: 1, memoryBytes: 100, cpus: 10, pids: 1000 },
   });
-  expect(directory.used(new Set(['big']), () => true).owner).toMatchObject({ sandboxes: 2, memoryBytes: 2 });
+  expect(directory.used(new Set(['big']), { isOurs: () => true }).owner).toMatchObject({
+    sandboxes: 2,
+    memoryBytes: 2,
+  });
 });
 
 it('reads the use of those that there is a way to, and leaves out what does not answer', async () => {

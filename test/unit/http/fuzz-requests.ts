@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 
 /*
  * Requests at random, for every route of an OpenAPI document: some as they should be, most of them not.
@@ -81,7 +81,7 @@ const text = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 20 }),
 );
 const rawPath = fc.string({
-  unit: fc.constantFrom(...'abz019/%.._-~!$&()*+,;=:@?\\'),
+  unit: fc.constantFrom(...Array.from('abz019/%.._-~!$&()*+,;=:@?\\')),
   maxLength: 60,
 });
 
