@@ -121,8 +121,7 @@ export function readConfig(env: Environment = process.env): ServiceConfig {
   const host = required(values, 'HOST');
   const token = readSecret(values, { name: 'SANDBOX_TOKEN', what: 'token', min: 16 });
   const access = toAccess(values);
-  const isOpen = token === undefined && access.tokenSecret === undefined && access.apiKeys.length === 0;
-  if (isOpen && !isLoopback(host)) {
+  if (isOpen({ token, access }) && !isLoopback(host)) {
     throw new SandyardError('config_invalid', `HOST is ${host}, which others can reach, and there is no token.`, {
       hint: 'Set SANDBOX_TOKEN or SANDBOX_TOKEN_FILE, SANDBOX_API_KEYS_FILE or SANDBOX_TOKEN_SECRET, or bind to 127.0.0.1.',
     });
@@ -159,6 +158,11 @@ export function readTokenSettings(env: Environment = process.env): TokenSettings
 export function readEngineEnvironment(env: Environment = process.env): EngineEnvironment {
   const { DOCKER_HOST, DOCKER_TLS_VERIFY, DOCKER_CERT_PATH, XDG_RUNTIME_DIR, HOME } = env;
   return { DOCKER_HOST, DOCKER_TLS_VERIFY, DOCKER_CERT_PATH, XDG_RUNTIME_DIR, HOME };
+}
+
+/** Whether nobody needs a token. */
+export function isOpen({ token, access }: Pick<ServiceConfig, 'token' | 'access'>): boolean {
+  return token === undefined && access.tokenSecret === undefined && access.apiKeys.length === 0;
 }
 
 export function isLoopback(host: string): boolean {

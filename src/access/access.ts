@@ -1,6 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 
 import type { AccessSettings, ApiKey } from '../access-settings.js';
+import { isOpen } from '../config.js';
 import type { Caller } from './caller.js';
 import { refused, Tokens } from './tokens.js';
 import { UsedTokens } from './used-tokens.js';
@@ -23,10 +24,10 @@ export class Access {
   readonly #used: UsedTokens | undefined;
 
   constructor({ settings, token, owner }: AccessOptions) {
-    const { apiKeys, tokenSecret, stateDirectory } = settings;
+    const { apiKeys, stateDirectory } = settings;
     const master = token === undefined ? [] : [masterKey(token, owner)];
     this.tokens = new Tokens(settings, owner);
-    this.isOpen = token === undefined && apiKeys.length === 0 && tokenSecret === undefined;
+    this.isOpen = isOpen({ token, access: settings });
     this.#keys = [...master, ...apiKeys];
     this.#owner = owner;
     this.#used = stateDirectory === undefined ? undefined : new UsedTokens(stateDirectory);

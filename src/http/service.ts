@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 
-import { isLoopback, type ServiceConfig } from '../config.js';
+import { isLoopback, isOpen, type ServiceConfig } from '../config.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { SandboxManager } from '../index.js';
 import { packageVersion } from '../version.js';
@@ -169,7 +169,7 @@ async function closeServer(server: Server, calls: Calls): Promise<void> {
 
 async function describeService({
   manager,
-  config: { token, image },
+  config,
   url,
   showToken,
 }: {
@@ -178,12 +178,13 @@ async function describeService({
   url: string;
   showToken: boolean;
 }): Promise<string> {
+  const { token, image } = config;
   const deadline = { signal: AbortSignal.timeout(BANNER_MS) };
   const engine = await manager
     .engineInfo(deadline)
     .catch((error: unknown) => (isSandyardError(error) ? (error.hint ?? error.message) : 'it can not be reached'));
   const imagePresent = typeof engine === 'string' ? undefined : await manager.hasImage(deadline).catch(() => undefined);
-  return formatBanner({ url, token, showToken, image, imagePresent, engine });
+  return formatBanner({ url, token, isOpen: isOpen(config), showToken, image, imagePresent, engine });
 }
 
 function urlOf(server: Server, host: string): string {

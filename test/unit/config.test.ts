@@ -282,6 +282,10 @@ describe('readConfig', () => {
       expect(readConfig({ HOST: '0.0.0.0', SANDBOX_TOKEN: TOKEN })).toMatchObject({ host: '0.0.0.0', token: TOKEN });
     });
 
+    it('takes it with a secret to sign tokens with', () => {
+      expect(readConfig({ HOST: '0.0.0.0', SANDBOX_TOKEN_SECRET: SECRET }).host).toBe('0.0.0.0');
+    });
+
     it('takes it with a token in a file', () => {
       const SANDBOX_TOKEN_FILE = tokenFile('good', `${TOKEN}\n`);
       expect(readConfig({ HOST: '0.0.0.0', SANDBOX_TOKEN_FILE })).toMatchObject({ token: TOKEN });
