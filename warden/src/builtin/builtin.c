@@ -20,6 +20,7 @@ static const struct {
 	{ "pack", builtin_pack },
 	{ "unpack", builtin_unpack },
 	{ "dial", builtin_dial },
+	{ "probe", builtin_probe },
 };
 
 builtin_run *builtin_find(const char *name)

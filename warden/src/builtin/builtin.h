@@ -1,4 +1,4 @@
-/* The warden's own operations: files, directories, archives, watches and connections. Each runs in a process of
+/* The warden's own operations: files, directories, archives, watches, connections and the probe. Each runs in a process of
  * its own with the rights of the sandbox's user, so nothing here runs in PID 1. PROTOCOL.md says what each reads
  * and prints. */
 #ifndef BUILTIN_H
@@ -15,7 +15,7 @@ builtin_run *builtin_find(const char *name);
 builtin_run builtin_read, builtin_write, builtin_append;
 /* files.c */
 builtin_run builtin_stat, builtin_list, builtin_mkdir, builtin_rename, builtin_remove, builtin_chmod;
-/* pack.c, unpack.c, watch.c, dial.c */
-builtin_run builtin_pack, builtin_unpack, builtin_watch, builtin_dial;
+/* pack.c, unpack.c, watch.c, dial.c, probe.c */
+builtin_run builtin_pack, builtin_unpack, builtin_watch, builtin_dial, builtin_probe;
 
 #endif
