@@ -1,5 +1,6 @@
 import { Admission, type Wanted } from './create/admission.js';
 import type { CopyResult } from './archive/archive.js';
+import type { Attestation } from './attest/attestation.js';
 import { readEngineEnvironment, readManagerDefaults, type Limits } from './config.js';
 import { SandboxConnections } from './connections.js';
 import type { CopyFromOptions, CopyOptions } from './copy.js';
@@ -7,6 +8,7 @@ import { Creation } from './create/creation.js';
 import { Isolating } from './create/isolating.js';
 import { SandboxDirectory } from './fleet/directory.js';
 import { EngineClock } from './record/engine-clock.js';
+import { Doctor, type Diagnosis } from './doctor/doctor.js';
 import { DockerEngine } from './engine/docker-engine.js';
 import type { CallOptions, Engine, EngineInfo } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
@@ -73,6 +75,7 @@ export class SandboxManager implements AsyncDisposable {
   readonly #admission: Admission;
   readonly #warm: WarmSandboxes;
   readonly #making: Making;
+  readonly #doctor: Doctor;
   readonly #reaper: Reaper;
   readonly #schedule: string | undefined;
   readonly #endings = new Endings();
@@ -126,6 +129,7 @@ export class SandboxManager implements AsyncDisposable {
     const settings = { ...defaults.isolation, ...options.isolation };
     const isolating = new Isolating({ engine, settings, defaultImage: image });
     const warden = new WardenDelivery(engine, image);
+    this.#doctor = new Doctor({ engine, warden, image, limits });
     const creation = new Creation({
       engine,
       connections,
@@ -266,6 +270,10 @@ export class SandboxManager implements AsyncDisposable {
     return (await this.get(id, options)).stats(options);
   }
 
+  async attest(id: string, options: CallOptions = {}): Promise<Attestation> {
+    return (await this.get(id, options)).attest(options);
+  }
+
   async exec(id: string, command: Command, options: ExecOptions = {}): Promise<ExecResult> {
     return (await this.get(id, options)).exec(command, options);
   }
@@ -311,6 +319,15 @@ export class SandboxManager implements AsyncDisposable {
 
   async engineInfo(options: CallOptions = {}): Promise<EngineInfo> {
     return this.#engine.info(options);
+  }
+
+  /**
+   * What the engine can and can't enforce, also what can only be tried: it makes and removes a container for each of its
+   * runtimes, which takes seconds. An engine that isn't there is in what it says, not thrown.
+   */
+  async doctor(options: CallOptions = {}): Promise<Diagnosis> {
+    this.#checkOpen();
+    return this.#doctor.diagnose(options);
   }
 
   /** Whether the engine has the default image. */

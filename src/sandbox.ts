@@ -1,6 +1,7 @@
 import type { Duplex } from 'node:stream';
 
 import type { CopyResult } from './archive/archive.js';
+import { attest, type Attestation } from './attest/attestation.js';
 import { gaveUp } from './channel/channel-errors.js';
 import type { RemoteSample } from './channel/messages.js';
 import type { Limits } from './config.js';
@@ -260,6 +261,14 @@ export class Sandbox implements AsyncDisposable {
   /** What it used in the last hour since it was started, a sample each ten seconds, the oldest first. */
   async statsHistory({ signal }: CallOptions = {}): Promise<RemoteSample[]> {
     return this.#context.records.ask(this.#record, ({ channel }) => channel.usageHistory(), signal);
+  }
+
+  /**
+   * What is really in force of what it was made with: read back from the engine, and tried by a probe inside, with the
+   * rights of its user. Throws `wrong_state` when it doesn't run.
+   */
+  async attest({ signal }: CallOptions = {}): Promise<Attestation> {
+    return attest({ engine: this.#context.engine, record: this.#record, target: this.#target }, { signal });
   }
 
   /** Removes it with all that is in it. Succeeds when it is gone already. */

@@ -8,6 +8,7 @@ export type OperationStatus = 'ok' | 'error' | 'aborted';
 /** What an engine is asked for. */
 export const ENGINE_OPERATIONS = [
   'info',
+  'version',
   'ping',
   'inspect_image',
   'create_container',

@@ -12,7 +12,7 @@ export const WARDEN_PATH = `${WARDEN_DIRECTORY}/warden`;
 
 /** An image with this label has a warden at that path, which speaks this version of the protocol. */
 export const WARDEN_LABEL = 'sandyard.warden';
-const PROTOCOL_VERSION = '1';
+export const PROTOCOL_VERSION = '1';
 /** The image that `npm run setup` builds. */
 const OUR_IMAGE = 'sandyard-sandbox:latest';
 const VOLUME_PREFIX = 'sandyard-warden-';

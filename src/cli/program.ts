@@ -1,8 +1,10 @@
 import { Command } from 'commander';
 
 import { Cli } from './cli.js';
+import { addAttest } from './commands/attest.js';
 import { addCp } from './commands/cp.js';
 import { addCreate } from './commands/create.js';
+import { addDoctor } from './commands/doctor.js';
 import { addEvents } from './commands/events.js';
 import { addExec } from './commands/exec.js';
 import { addInspect } from './commands/inspect.js';
@@ -34,7 +36,8 @@ Exit codes:
   125  Sandyard failed, or was not used as it should be
   126  the command can't be executed
   127  the command was not found
-  1    some of what was asked for failed: from the commands that take several ids, and from prune`;
+  1    some of what was asked for failed: from the commands that take several ids, and from prune;
+       something is not as it should be: from attest and doctor`;
 
 const COMMANDS = [addCreate, addRun, addExec, addLs, addInspect, addPs, addCp, addStats].concat([
   addLifecycle,
@@ -42,6 +45,8 @@ const COMMANDS = [addCreate, addRun, addExec, addLs, addInspect, addPs, addCp, a
   addEvents,
   addPrune,
   addRm,
+  addAttest,
+  addDoctor,
   addServe,
   addToken,
 ]);

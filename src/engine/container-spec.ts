@@ -1,7 +1,7 @@
 import type Docker from 'dockerode';
 
 import { SandyardError } from '../errors.js';
-import type { ContainerSpec, ReadOnlyRoot, VolumeMount } from './engine.js';
+import type { AppliedSetting, ContainerSpec, ReadOnlyRoot, SettingsSeenInside, VolumeMount } from './engine.js';
 import { SECCOMP_PROFILE } from './seccomp-profile.js';
 
 /** PID 1 is the warden, and root, so that user code, which never is, can neither signal nor read it. */
@@ -150,6 +150,16 @@ type Setting = string | number | boolean | undefined;
  * warning. Throws `engine_error` naming each setting that isn't in force.
  */
 export function verifyApplied(spec: ContainerSpec, found: Docker.ContainerInspectInfo): void {
+  const wrong = compareSettings(spec, found).filter((setting) => setting.asked !== setting.found);
+  if (wrong.length === 0) return;
+  const list = wrong.map((setting) => `${setting.setting}: asked ${setting.asked}, found ${setting.found}`);
+  throw new SandyardError('engine_error', `The engine did not apply what was asked for (${list.join('; ')}).`, {
+    hint: 'The engine or its kernel lacks a feature that Sandyard depends on; `docker info` lists warnings about it.',
+  });
+}
+
+/** The settings that a sandbox depends on: what was asked for, and what the engine says is in force. */
+export function compareSettings(spec: ContainerSpec, found: Docker.ContainerInspectInfo): AppliedSetting[] {
   const asked = toHostConfig(spec);
   const host = found.HostConfig;
   const checks: [setting: string, asked: Setting, found: Setting][] = [
@@ -179,12 +189,32 @@ export function verifyApplied(spec: ContainerSpec, found: Docker.ContainerInspec
     ['OomScoreAdj', asked.OomScoreAdj, host.OomScoreAdj ?? 0],
     ['Init', false, host.Init ?? false],
   ];
-  const wrong = checks.filter(([, askedValue, foundValue]) => askedValue !== foundValue);
-  if (wrong.length === 0) return;
-  const list = wrong.map(([setting, askedValue, foundValue]) => `${setting}: asked ${askedValue}, found ${foundValue}`);
-  throw new SandyardError('engine_error', `The engine did not apply what was asked for (${list.join('; ')}).`, {
-    hint: 'The engine or its kernel lacks a feature that Sandyard depends on; `docker info` lists warnings about it.',
-  });
+  return checks.map(([setting, askedValue, foundValue]) => ({
+    setting,
+    asked: String(askedValue ?? ''),
+    found: String(foundValue ?? ''),
+  }));
+}
+
+/** Those of the settings that show inside. */
+export function settingsSeenInside(spec: ContainerSpec): SettingsSeenInside {
+  const host = toHostConfig(spec);
+  const limits = (host.Ulimits ?? []) as { Name: string; Soft: number; Hard: number }[];
+  return {
+    memoryBytes: host.Memory ?? 0,
+    swapBytes: (host.MemorySwap ?? 0) - (host.Memory ?? 0),
+    pids: host.PidsLimit ?? 0,
+    cpus: (host.NanoCpus ?? 0) / 1e9,
+    // What user code may open, the warden sets when it starts it.
+    ulimits: limits.map(({ Name, Hard }) => ({ name: Name, value: Name === 'nofile' ? spec.nofile : Hard })),
+    network: host.NetworkMode ?? 'none',
+    readOnlyRoot: host.ReadonlyRootfs === true,
+    ownSeccompProfile: ((host.SecurityOpt ?? []) as string[]).some((option) =>
+      /^seccomp[:=](?!unconfined$)/.test(option),
+    ),
+    maskedPaths: host.MaskedPaths ?? [],
+    writable: Object.keys(host.Tmpfs ?? {}),
+  };
 }
 
 /** Newer engines answer with Linux's own names. */

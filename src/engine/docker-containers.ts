@@ -187,7 +187,7 @@ function endedAtOnce({ entrypoint }: ContainerSpec, state: { ExitCode: number; E
   });
 }
 
-function toState(status: string): ContainerState {
+export function toState(status: string): ContainerState {
   if (status === 'created' || status === 'running' || status === 'paused') return status;
   return status === 'restarting' ? 'running' : 'exited';
 }

@@ -14,41 +14,28 @@ import {
   stopContainer,
   verifyContainer,
 } from './docker-containers.js';
-import { toCreationDate } from './docker-dates.js';
+import { compareContainer } from './docker-comparison.js';
 import { watchContainers } from './docker-events.js';
 import { readContainerFile } from './docker-file.js';
+import { examineEngine, readInfo, tryDiskQuota } from './docker-info.js';
 import { listNetworks, listVolumes, removeNetwork, removeVolume } from './docker-objects.js';
 import { attachTunnel, openTunnel } from './docker-tunnel.js';
 import { fillVolume } from './docker-volume.js';
 import type {
   CallOptions,
+  ContainerComparison,
   ContainerDetails,
   ContainerEvent,
   ContainerLimits,
   ContainerSpec,
   ContainerSummary,
   Engine,
+  EngineExamination,
   EngineInfo,
   ImageInfo,
   NamedObject,
   VolumeContent,
 } from './engine.js';
-
-/** What we read of the engine's answer to `GET /info`; dockerode has no type for it. */
-interface SystemInfo {
-  readonly ServerVersion: string;
-  readonly OperatingSystem: string;
-  readonly Architecture: string;
-  readonly NCPU: number;
-  readonly MemTotal: number;
-  readonly Driver: string;
-  readonly CgroupVersion?: string;
-  readonly Runtimes?: Readonly<Record<string, { readonly runtimeArgs?: readonly string[] | null }>>;
-  readonly DefaultRuntime: string;
-  readonly SecurityOptions?: readonly string[];
-  readonly LiveRestoreEnabled?: boolean;
-  readonly SystemTime?: string;
-}
 
 /** An Engine that is a real one, by dockerode: Docker, or what speaks its API. */
 export class DockerEngine implements Engine {
@@ -61,33 +48,16 @@ export class DockerEngine implements Engine {
     this.#connection = new EngineConnection(source, options);
   }
 
-  async info(options: CallOptions = {}): Promise<EngineInfo> {
-    const { address, apiVersion } = await this.#connection.connected(options);
-    const info = await this.#connection.call(
-      { operation: 'info', doing: 'describe itself', deadlineMs: QUICK_MS, idempotent: true, ...options },
-      (docker) => docker.info() as Promise<SystemInfo>,
-    );
-    // containerd's own names are the same runtimes once more.
-    const runtimes = Object.entries(info.Runtimes ?? {}).filter(([name]) => !name.startsWith('io.containerd.'));
-    const hasNoNetwork = ([, { runtimeArgs }]: (typeof runtimes)[number]) =>
-      runtimeArgs?.some((argument) => /^--?network=none$/.test(argument)) === true;
-    return {
-      address,
-      apiVersion,
-      version: info.ServerVersion,
-      operatingSystem: info.OperatingSystem,
-      architecture: info.Architecture,
-      cpus: info.NCPU,
-      memoryBytes: info.MemTotal,
-      storageDriver: info.Driver,
-      cgroupVersion: info.CgroupVersion ?? '1',
-      runtimes: runtimes.map(([name]) => name),
-      runtimesWithoutNetwork: runtimes.filter(hasNoNetwork).map(([name]) => name),
-      defaultRuntime: info.DefaultRuntime,
-      securityOptions: info.SecurityOptions ?? [],
-      liveRestore: info.LiveRestoreEnabled ?? false,
-      systemTime: toCreationDate(info.SystemTime),
-    };
+  info(options: CallOptions = {}): Promise<EngineInfo> {
+    return readInfo(this.#connection, options);
+  }
+
+  examine(options: CallOptions = {}): Promise<EngineExamination> {
+    return examineEngine(this.#connection, options);
+  }
+
+  tryDiskQuota(image: string, options: CallOptions = {}): Promise<string | undefined> {
+    return tryDiskQuota(this.#connection, image, options);
   }
 
   async ping(options: CallOptions = {}): Promise<void> {
@@ -120,6 +90,10 @@ export class DockerEngine implements Engine {
 
   verifyContainer(reference: string, spec: ContainerSpec, options: CallOptions = {}): Promise<void> {
     return verifyContainer(this.#connection, reference, { ...options, spec });
+  }
+
+  compareContainer(reference: string, spec: ContainerSpec, options: CallOptions = {}): Promise<ContainerComparison> {
+    return compareContainer(this.#connection, reference, { ...options, spec });
   }
 
   startContainer(reference: string, options: CallOptions = {}): Promise<void> {

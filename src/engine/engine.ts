@@ -33,6 +33,54 @@ export interface EngineInfo {
   readonly systemTime: Date;
 }
 
+/** What is known of the parts of an engine, and of what it can enforce. */
+export interface EngineExamination extends EngineInfo {
+  /** Each with the fullest version that is told: `{ name: 'runc', version: '1.1.5+ds1-1+deb12u1' }`. */
+  readonly components: readonly { readonly name: string; readonly version: string }[];
+  readonly kernelVersion: string;
+  /** Whether the kernel lets it limit each. */
+  readonly limits: Readonly<Record<'memory' | 'swap' | 'pids' | 'cpu', boolean>>;
+  /** Its own, about its kernel or how it is run. */
+  readonly warnings: readonly string[];
+  /** By which way it is reached. */
+  readonly transport: 'socket' | 'tls' | 'plain';
+}
+
+/** A setting of a container, as it was asked for and as the engine has it. */
+export interface AppliedSetting {
+  readonly setting: string;
+  readonly asked: string;
+  readonly found: string;
+}
+
+/** What can be seen inside of what a container was made as. */
+export interface SettingsSeenInside {
+  readonly memoryBytes: number;
+  readonly swapBytes: number;
+  readonly pids: number;
+  readonly cpus: number;
+  /** Of user code, soft and hard. */
+  readonly ulimits: readonly { readonly name: string; readonly value: number }[];
+  readonly network: string;
+  readonly readOnlyRoot: boolean;
+  /** Whether it has a seccomp profile of ours; else it is the engine's. */
+  readonly ownSeccompProfile: boolean;
+  readonly maskedPaths: readonly string[];
+  /** Where something is mounted to be written to. */
+  readonly writable: readonly string[];
+}
+
+/** A container as it is, beside what it should be. */
+export interface ContainerComparison {
+  readonly state: ContainerState;
+  /** The engine's name for it. */
+  readonly runtime: string;
+  readonly settings: readonly AppliedSetting[];
+  readonly inside: SettingsSeenInside;
+  /** Where the engine has mounted something for it, and whether that can be written to. */
+  readonly mounts: readonly { readonly target: string; readonly writable: boolean }[];
+}
+
 export interface ImageInfo {
   readonly id: string;
   readonly labels: Readonly<Record<string, string>>;
@@ -153,6 +201,12 @@ export interface Engine {
   /** Finds the engine and agrees on a version, anew when it was lost. Throws `engine_unavailable`. */
   info(options?: CallOptions): Promise<EngineInfo>;
   ping(options?: CallOptions): Promise<void>;
+  examine(options?: CallOptions): Promise<EngineExamination>;
+  /**
+   * Tries to make a container whose disk is bounded, which is never started: `undefined` when that works, else why it
+   * doesn't. Throws `image_not_found`.
+   */
+  tryDiskQuota(image: string, options?: CallOptions): Promise<string | undefined>;
   /** Throws `image_not_found`. */
   inspectImage(reference: string, options?: CallOptions): Promise<ImageInfo>;
 
@@ -164,6 +218,8 @@ export interface Engine {
   listContainers(labels: readonly string[], options?: CallOptions): Promise<ContainerSummary[]>;
   /** Throws `engine_error` when the running container isn't what the spec asked for. */
   verifyContainer(reference: string, spec: ContainerSpec, options?: CallOptions): Promise<void>;
+  /** Compares a container with what it should be, setting by setting, whatever comes of that. */
+  compareContainer(reference: string, spec: ContainerSpec, options?: CallOptions): Promise<ContainerComparison>;
   /** Starting a running one and stopping a stopped one succeed. */
   startContainer(reference: string, options?: CallOptions): Promise<void>;
   stopContainer(reference: string, options?: CallOptions & { graceSeconds?: number }): Promise<void>;

@@ -23,6 +23,7 @@ type Queue = keyof typeof WIDTHS;
 /** The queue that a call waits in; what changes nothing waits in none. */
 const QUEUE_OF: Readonly<Record<EngineOperation, Queue | undefined>> = {
   info: undefined,
+  version: undefined,
   ping: undefined,
   inspect_image: undefined,
   create_container: 'create',

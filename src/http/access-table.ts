@@ -9,6 +9,7 @@ const TABLE: Readonly<Record<Scope, readonly string[]>> = {
   read: [
     'listSandboxes',
     'inspectSandbox',
+    'attestSandbox',
     'waitForSandbox',
     'sandboxStats',
     'sandboxStatsHistory',
@@ -54,7 +55,7 @@ const TABLE: Readonly<Record<Scope, readonly string[]>> = {
     'unpauseSandbox',
     'renewSandbox',
   ],
-  admin: ['issueToken', 'cleanup', 'cleanupSandboxes', 'metrics'],
+  admin: ['issueToken', 'cleanup', 'cleanupSandboxes', 'diagnose', 'metrics'],
 };
 
 const SCOPE_BY_OPERATION: ReadonlyMap<string, Scope> = new Map(

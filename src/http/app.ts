@@ -9,6 +9,7 @@ import { archiveOperations } from './archive-routes.js';
 import { authenticate } from './authentication.js';
 import { discardUnread } from './body.js';
 import { Calls } from './calls.js';
+import { checkOperations } from './check-routes.js';
 import { allowCrossOrigin, allowsOrigins } from './cross-origin.js';
 import { docsRouter } from './docs.js';
 import { cleanupOperations } from './cleanup-routes.js';
@@ -50,6 +51,7 @@ const CLOSED: readonly Operation[] = [
   ...sandboxOperations,
   ...eventOperations,
   ...cleanupOperations,
+  ...checkOperations,
   ...tokenOperations,
   ...metricsOperations,
 ];

@@ -168,6 +168,12 @@ describe('an image with one static program and no shell', () => {
       expect(await readFile(join(host, 'out/one.txt'), 'utf8')).toBe('one');
     });
 
+    it('can be attested', async () => {
+      const { ok, checks } = await sandbox.attest();
+      expect(checks.filter(({ status }) => status !== 'ok')).toEqual([]);
+      expect(ok).toBe(true);
+    });
+
     it(`tells what it uses${runtime === 'runsc' ? ', but for its time on the CPU, which gVisor keeps to itself' : ''}`, async () => {
       const { memoryBytes, cpuSeconds, pids } = await sandbox.stats();
       expect(memoryBytes).toBeGreaterThan(0);

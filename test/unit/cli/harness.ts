@@ -6,7 +6,14 @@ import type { Context, Input, InterruptSignal, Output } from '../../../src/cli/c
 import { runCli } from '../../../src/cli/program.js';
 import { currentContext } from '../../../src/context.js';
 import { SandyardError } from '../../../src/errors.js';
-import type { LifecycleEvent, PruneResult, SandboxInfo, SandboxManager } from '../../../src/index.js';
+import type {
+  Attestation,
+  DoctorCheck,
+  LifecycleEvent,
+  PruneResult,
+  SandboxInfo,
+  SandboxManager,
+} from '../../../src/index.js';
 import { endedByLease } from '../../../src/record/expiry.js';
 import { StubProcess, type Script } from './stub-process.js';
 
@@ -40,6 +47,9 @@ export class StubManager {
   /** What `events` gives before it waits for `signal`. */
   happened: LifecycleEvent[] = [];
   samples: unknown[] = [];
+  /** What the engine is found to be. */
+  found: DoctorCheck[] = [];
+  attestation: Partial<Attestation> = {};
   /** What is done to a sandbox as a whole; on whose behalf. */
   actors = new Set<string | undefined>();
   opened = 0;
@@ -143,6 +153,15 @@ export class StubManager {
     this.calls.push({ call: 'destroy', args: [id] });
     if (this.destroyFault) throw this.destroyFault;
     this.infos.delete(id);
+  }
+
+  async doctor() {
+    return { at: new Date(0), ok: true, checks: this.found };
+  }
+
+  async attest(id: string) {
+    this.#find(id);
+    return this.attestation;
   }
 
   async stats(id: string) {

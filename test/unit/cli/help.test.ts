@@ -11,6 +11,8 @@ const COMMANDS = ['create', 'run', 'exec', 'ls', 'inspect', 'ps', 'cp', 'stats']
   'events',
   'prune',
   'rm',
+  'attest',
+  'doctor',
   'serve',
   'token',
 ]);

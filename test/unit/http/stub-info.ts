@@ -1,4 +1,4 @@
-import type { CreateOptions, SandboxInfo, SandboxStats } from '../../../src/index.js';
+import type { Attestation, Diagnosis, CreateOptions, SandboxInfo, SandboxStats } from '../../../src/index.js';
 import { endedByLease } from '../../../src/record/expiry.js';
 
 const at = new Date('2026-01-01T00:00:00Z');
@@ -64,3 +64,21 @@ export function makeInfo(id: string, options: CreateOptions): SandboxInfo {
 export function withReason(info: SandboxInfo): SandboxInfo {
   return { ...info, endedBy: (info.exitCode !== null && endedByLease(info.exitCode)) || null };
 }
+
+export const DIAGNOSIS: Diagnosis = {
+  at: new Date('2026-01-01T00:00:00Z'),
+  ok: true,
+  checks: [{ check: 'live restore', expected: 'on', found: 'off', severity: 'warn', fix: 'Set it.' }],
+};
+
+export const ATTESTATION: Attestation = {
+  sandboxId: 'sb1',
+  at: new Date('2026-01-01T00:00:00Z'),
+  runtime: 'runc',
+  ok: false,
+  drift: true,
+  checks: [
+    { check: 'Memory', source: 'engine', expected: '1', found: '2', status: 'drift', fix: 'Set it back.' },
+    { check: 'seccomp', source: 'inside', expected: '2', found: '2', status: 'ok', fix: null },
+  ],
+};

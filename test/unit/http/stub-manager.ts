@@ -2,8 +2,10 @@ import { EventEmitter, once } from 'node:events';
 
 import { SandyardError } from '../../../src/errors.js';
 import type {
+  Attestation,
   CreateCallOptions,
   CreateOptions,
+  Diagnosis,
   EventsOptions,
   ExecOptions,
   ExecResult,
@@ -16,7 +18,7 @@ import type {
 import { LifecycleEvents } from '../../../src/fleet/lifecycle.js';
 import { stubFiles, withoutSignal, type StubTree } from './stub-files.js';
 import type { ManagerGauges } from '../../../src/telemetry.js';
-import { makeInfo, SAMPLE, STATS, withReason } from './stub-info.js';
+import { ATTESTATION, DIAGNOSIS, makeInfo, SAMPLE, STATS, withReason } from './stub-info.js';
 import { exitOf, StubProcess, type SpawnScript } from './stub-processes.js';
 
 /*
@@ -212,6 +214,16 @@ export class StubManager {
   async destroy(id: string): Promise<void> {
     this.#find(id);
     this.sandboxes.delete(id);
+  }
+
+  async doctor(): Promise<Diagnosis> {
+    if (this.engineFault) throw this.engineFault;
+    return DIAGNOSIS;
+  }
+
+  async attest(id: string): Promise<Attestation> {
+    this.#findRunning(id);
+    return { ...ATTESTATION, sandboxId: id };
   }
 
   async stats(id: string) {
