@@ -9,6 +9,7 @@ import { describe, expect, it } from 'vitest';
  */
 const LAYERS = [
   [
+    'proxy/',
     'errors.ts',
     'signals.ts',
     'quote.ts',
@@ -47,7 +48,7 @@ const OPEN_TO_DELIVERY = ['wire/', 'access/', 'index.ts', ...LAYERS[0]];
 const DELIVERY = LAYERS.length - 1;
 
 /** The programs; the first can start the second. */
-const BEGINNINGS = ['cli/main.ts', 'http/main.ts'];
+const BEGINNINGS = ['cli/main.ts', 'http/main.ts', 'proxy/main.ts'];
 const SERVICE = 'http/main.ts';
 
 const SRC = fileURLToPath(new URL('../../src', import.meta.url));

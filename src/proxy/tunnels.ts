@@ -1,0 +1,145 @@
+import type { IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
+import { pipeline } from 'node:stream/promises';
+
+import { Meter } from './accounts.ts';
+import { readClientHello } from './client-hello.ts';
+import { readHost } from './hosts.ts';
+import type { Passage, Refusal, Relay } from './relay.ts';
+
+/* CONNECT: a tunnel for TLS, to the host whose name is in the request and in what the client then says. */
+
+const HELLO_MS = 5000;
+/** In how many pieces it may come: each is a look at all that there is. */
+const MAX_PIECES = 64;
+
+/** `HOST:PORT`; `undefined` for what isn't. */
+export function parseAuthority(text: string): { host: string; port: number } | undefined {
+  const [, host, port] = /^(\[[0-9A-Fa-f:.%]{1,64}\]|[^\s:@/?#[\]\\]{1,255}):(\d{1,5})$/.exec(text) ?? [];
+  const number = Number(port);
+  return host === undefined || number < 1 || number > 65_535 ? undefined : { host, port: number };
+}
+
+export async function tunnel(
+  relay: Relay,
+  request: IncomingMessage,
+  { socket, head }: { socket: Socket; head: Buffer },
+) {
+  socket.on('error', () => {});
+  const client = await relay.identify(socket);
+  if (client === undefined) {
+    socket.destroy();
+    return;
+  }
+  const target = parseAuthority(request.url ?? '');
+  if (target === undefined) {
+    const asked = { method: 'CONNECT', host: request.url ?? '', port: 0 };
+    refuse(socket, relay.deny(client, asked, { reason: 'bad_request', detail: 'It must name a host and a port.' }));
+    return;
+  }
+  const passage = await relay.pass(client, { method: 'CONNECT', ...target });
+  if ('reason' in passage) {
+    refuse(socket, passage);
+    return;
+  }
+  if (socket.destroyed) {
+    passage.upstream.destroy();
+    return;
+  }
+  socket.write('HTTP/1.1 200 Connection established\r\n\r\n');
+  const hello = await readHello(socket, head);
+  const fault = faultOf(hello, passage.host);
+  if (hello === undefined || fault !== undefined) {
+    socket.destroy();
+    passage.upstream.destroy();
+    if (fault !== undefined) relay.deny(client, passage, fault);
+    return;
+  }
+  relay.accept(passage, socket);
+  await join(relay, passage, { socket, hello });
+}
+
+async function join(relay: Relay, passage: Passage, { socket, hello }: { socket: Socket; hello: Buffer }) {
+  const { upstream, account, client } = passage;
+  const up = new Meter(account, client.policy);
+  up.write(hello);
+  try {
+    await Promise.all([pipeline(socket, up, upstream), pipeline(upstream, new Meter(account, client.policy), socket)]);
+  } catch (error) {
+    relay.broke(passage, error);
+    socket.destroy();
+    upstream.destroy();
+  }
+}
+
+/** All up to the end of the first message, and what came with it; `undefined` where the client went before that. */
+async function readHello(socket: Socket, head: Buffer): Promise<Buffer | undefined> {
+  let bytes = head;
+  const timer = setTimeout(() => socket.destroy(), HELLO_MS);
+  try {
+    for (let pieces = 0; pieces < MAX_PIECES && readClientHello(bytes).state === 'incomplete'; pieces += 1) {
+      const chunk = await nextChunk(socket);
+      if (chunk === undefined) return bytes.length === 0 ? undefined : bytes;
+      bytes = Buffer.concat([bytes, chunk]);
+    }
+    return bytes;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function nextChunk(socket: Socket): Promise<Buffer | undefined> {
+  return new Promise((resolve) => {
+    const settle = (chunk?: Buffer) => {
+      socket.off('readable', look).off('end', settle).off('close', settle);
+      resolve(Buffer.isBuffer(chunk) ? chunk : undefined);
+    };
+    const look = () => {
+      const chunk = socket.read() as Buffer | null;
+      if (chunk !== null) settle(chunk);
+      else if (socket.readableEnded || socket.destroyed) settle();
+    };
+    socket.on('readable', look).on('end', settle).on('close', settle);
+    look();
+  });
+}
+
+function faultOf(bytes: Buffer | undefined, host: string): Refusal | undefined {
+  if (bytes === undefined) return undefined;
+  const hello = readClientHello(bytes);
+  if (hello.state !== 'read') return { reason: 'not_tls', detail: 'A tunnel is for TLS only.' };
+  if (hello.serverName === undefined) return { reason: 'sni_mismatch', detail: 'The TLS client named no server.' };
+  const name = readHost(hello.serverName);
+  if ('name' in name && name.name === host) return undefined;
+  const shown = JSON.stringify(hello.serverName.slice(0, 253));
+  return { reason: 'sni_mismatch', detail: `The TLS client named ${shown}, not the host of the tunnel.` };
+}
+
+const STATUS: Partial<Record<Refusal['reason'], string>> = {
+  bad_request: '400 Bad Request',
+  name_not_found: '502 Bad Gateway',
+  connect_failed: '502 Bad Gateway',
+  too_many_connections: '429 Too Many Requests',
+};
+
+/** What is answered to what is refused. */
+export function statusOf({ reason }: Refusal): string {
+  return STATUS[reason] ?? '403 Forbidden';
+}
+
+export function explain({ reason, detail }: Refusal): string {
+  return `egress refused: ${reason}. ${detail}\n`;
+}
+
+function refuse(socket: Socket, refusal: Refusal): void {
+  const body = explain(refusal);
+  const head = [
+    `HTTP/1.1 ${statusOf(refusal)}`,
+    'Content-Type: text/plain; charset=utf-8',
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    `X-Egress-Reason: ${refusal.reason}`,
+    'Connection: close',
+  ];
+  socket.end(`${head.join('\r\n')}\r\n\r\n${body}`);
+  socket.setTimeout(1000, () => socket.destroy());
+}
