@@ -76,6 +76,20 @@ interface PoolSettings {
   readonly max: number;
 }
 
+/** Where sandboxes with egress may get, and how. */
+export interface EgressSettings {
+  /** What may be asked for at the most, as in `allow`; `*` is every public host, and nothing that egress is refused. */
+  readonly allowedDomains: readonly string[];
+  /** The range that their networks are taken from: `10.217.0.0/16`. */
+  readonly subnets: string;
+  /** The name servers of the proxy, `ADDRESS` or `ADDRESS:PORT`; none for the engine's own. */
+  readonly dns: readonly string[];
+  /** The engine's network by which the proxy reaches the outside; `undefined` for one of its own. */
+  readonly network: string | undefined;
+  /** Ranges that may be reached by an allowed name though they aren't public. */
+  readonly unsafeDestinations: readonly string[];
+}
+
 /** Whom to tell of what happens to sandboxes, and with which secret to sign that. */
 export interface WebhookSettings {
   readonly urls: readonly string[];
@@ -103,6 +117,7 @@ export interface ServiceConfig {
   readonly isolation: IsolationSettings;
   readonly admission: AdmissionSettings;
   readonly pool: PoolSettings;
+  readonly egress: EgressSettings;
   readonly reaper: { readonly schedule: string; readonly dryRun: boolean };
   readonly maxUploadBytes: number;
   /** None are called unless there are any. */
@@ -113,7 +128,10 @@ export interface ServiceConfig {
 }
 
 /** What a manager that is made without options goes by. */
-export type ManagerDefaults = Pick<ServiceConfig, 'image' | 'owner' | 'limits' | 'isolation' | 'admission' | 'pool'>;
+export type ManagerDefaults = Pick<
+  ServiceConfig,
+  'image' | 'owner' | 'limits' | 'isolation' | 'admission' | 'pool' | 'egress'
+>;
 
 /** The service's configuration. Throws `config_invalid`, naming the variable. */
 export function readConfig(env: Environment = process.env): ServiceConfig {
@@ -133,6 +151,8 @@ export function readConfig(env: Environment = process.env): ServiceConfig {
     access,
     allowedHosts: values.SANDBOX_ALLOWED_HOSTS ?? [],
     ...toManagerDefaults(values),
+    // What a program may have sandboxes do is its own matter; a client of the service must have been allowed it.
+    egress: { ...toEgress(values), allowedDomains: values.SANDBOX_ALLOWED_DOMAINS ?? [] },
     reaper: {
       schedule: required(values, 'SANDBOX_REAPER_SCHEDULE'),
       dryRun: required(values, 'SANDBOX_REAPER_DRY_RUN'),
@@ -231,6 +251,7 @@ function toManagerDefaults(values: Values): ManagerDefaults {
     isolation: toIsolation(values),
     admission,
     pool,
+    egress: toEgress(values),
   };
 }
 
@@ -308,6 +329,16 @@ function toAdmission(values: Values): AdmissionSettings {
 function toPool(values: Values): PoolSettings {
   const size = required(values, 'SANDBOX_POOL_SIZE');
   return { size, max: values.SANDBOX_POOL_MAX ?? size };
+}
+
+function toEgress(values: Values): EgressSettings {
+  return {
+    allowedDomains: values.SANDBOX_ALLOWED_DOMAINS ?? ['*'],
+    subnets: required(values, 'SANDBOX_EGRESS_SUBNETS'),
+    dns: values.SANDBOX_EGRESS_DNS ?? [],
+    network: values.SANDBOX_EGRESS_NETWORK,
+    unsafeDestinations: values.SANDBOX_EGRESS_UNSAFE_DESTINATIONS ?? [],
+  };
 }
 
 function checkPairs(pairs: readonly (readonly [name: string, value: number, ceilingName: string, ceiling: number])[]) {

@@ -2,6 +2,14 @@ export { SandboxManager, type CreateCallOptions, type SandboxList, type TenantOp
 export type { ManagerOptions } from './manager-options.js';
 export { Sandbox, type SandboxStats, type StopOptions } from './sandbox.js';
 export type { CallOptions } from './engine/engine.js';
+export {
+  SandboxEgress,
+  type EgressDecision,
+  type EgressInfo,
+  type EgressLog,
+  type EgressLogEntry,
+} from './egress/sandbox-egress.js';
+export type { EgressOptions, EgressPolicy } from './egress-schemas.js';
 export type { SandboxInfo } from './sandbox-info.js';
 export type { Attestation } from './attest/attestation.js';
 export type { AttestationCheck } from './attest/judge.js';
@@ -34,6 +42,6 @@ export {
 } from './errors.js';
 export type { SignalName } from './signals.js';
 export type { CreateOptions, ListOptions } from './schemas.js';
-export type { Limits } from './config.js';
+export type { EgressSettings, Limits } from './config.js';
 export type { IsolationSettings, Profile } from './isolation.js';
 export type { Log } from './log.js';

@@ -9,6 +9,14 @@ export const PROFILES = ['standard', 'strict', 'dev'] as const;
 /** How much a sandbox is cut off from the kernel and its own file system: see SANDBOX.md. */
 export type Profile = (typeof PROFILES)[number];
 
+export const NETWORK_KINDS = ['none', 'bridge', 'egress'] as const;
+type NetworkKind = (typeof NETWORK_KINDS)[number];
+
+/** The word for a network, whatever else is said of it. */
+export function kindOfNetwork(network: 'none' | 'bridge' | { readonly egress: unknown }): NetworkKind {
+  return typeof network === 'string' ? network : 'egress';
+}
+
 const GVISOR = /^(runsc|gvisor)/i;
 
 /** Whether the engine's runtime of that name is gVisor, as its name says. */
@@ -22,7 +30,7 @@ export interface IsolationSettings {
   /** Unless a caller says otherwise: a runtime of the engine, or `auto`. `undefined`: the engine's default. */
   readonly runtime: string | undefined;
   readonly allowedProfiles: readonly Profile[] | undefined;
-  readonly allowedNetworks: readonly string[] | undefined;
+  readonly allowedNetworks: readonly NetworkKind[] | undefined;
   /** Names, in which `*` stands for anything but `/`. The default image is always allowed. */
   readonly allowedImages: readonly string[] | undefined;
   readonly allowedRuntimes: readonly string[] | undefined;
@@ -31,7 +39,7 @@ export interface IsolationSettings {
 /** What a caller asks for, once the defaults are in. */
 interface Asked {
   readonly profile: Profile;
-  readonly network: string;
+  readonly network: NetworkKind;
   readonly image: string;
 }
 

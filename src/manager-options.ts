@@ -1,6 +1,6 @@
 import type Docker from 'dockerode';
 
-import type { AdmissionSettings, Limits } from './config.js';
+import type { AdmissionSettings, EgressSettings, Limits } from './config.js';
 import type { Engine } from './engine/engine.js';
 import type { IsolationSettings } from './isolation.js';
 import type { Log } from './log.js';
@@ -26,6 +26,8 @@ export interface ManagerOptions {
   readonly isolation?: Partial<IsolationSettings> | undefined;
   /** How much there may be in all, and how much at once; what is left out comes from the SANDBOX_ variables. */
   readonly admission?: Partial<AdmissionSettings> | undefined;
+  /** Where sandboxes with egress may get; what is left out comes from the SANDBOX_ variables. */
+  readonly egress?: Partial<EgressSettings> | undefined;
   /** What is kept warm, from `open` on: claimed in a millisecond. Default: SANDBOX_POOL_SIZE of the default kind, which is 0. */
   readonly pool?: PoolOptions | readonly PoolOptions[] | undefined;
   /** When to look for expired sandboxes; `false` for never. Default: every 30 seconds. */

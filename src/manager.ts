@@ -9,6 +9,7 @@ import { Isolating } from './create/isolating.js';
 import { SandboxDirectory } from './fleet/directory.js';
 import { EngineClock } from './record/engine-clock.js';
 import { Doctor, type Diagnosis } from './doctor/doctor.js';
+import { Egress } from './egress/egress.js';
 import { DockerEngine } from './engine/docker-engine.js';
 import type { CallOptions, Engine, EngineInfo } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
@@ -31,7 +32,7 @@ import { toInfo, type SandboxInfo } from './sandbox-info.js';
 import { createOptionsSchema, fields, parseInput, type CreateOptions, type ListOptions } from './schemas.js';
 import { silentTelemetry, type ManagerGauges } from './telemetry.js';
 import { Waking } from './fleet/waking.js';
-import { WardenDelivery } from './warden.js';
+import { OUR_IMAGE, WardenDelivery } from './warden.js';
 import { WarmSandboxes, type PoolOptions } from './create/warm-sandboxes.js';
 
 const DEFAULT_REAPER_SCHEDULE = '*/30 * * * * *';
@@ -77,6 +78,7 @@ export class SandboxManager implements AsyncDisposable {
   readonly #making: Making;
   readonly #doctor: Doctor;
   readonly #reaper: Reaper;
+  readonly #egress: Egress;
   readonly #schedule: string | undefined;
   readonly #endings = new Endings();
   #adopted = false;
@@ -114,8 +116,29 @@ export class SandboxManager implements AsyncDisposable {
     });
     const isOurs = (id: string) => this.#making.has(id);
     const pausing = new Pausing({ engine, records, leases, lifecycle, isOurs });
+    const egress = new Egress({
+      engine,
+      owner,
+      log,
+      settings: { ...defaults.egress, ...options.egress },
+      images: [image, OUR_IMAGE],
+      maxLifetimeMs: limits.maxLifetimeMs,
+    });
+    this.#egress = egress;
     this.#engine = engine;
-    this.#context = { engine, connections, pausing, records, leases, inventory, lifecycle, clock, limits, telemetry };
+    this.#context = {
+      egress,
+      engine,
+      connections,
+      pausing,
+      records,
+      leases,
+      inventory,
+      lifecycle,
+      clock,
+      limits,
+      telemetry,
+    };
     const directory = new SandboxDirectory({ engine, inventory, connections, records, owner, log });
     this.#directory = directory;
     const room = new MachineRoom({ inventory, connections });
@@ -134,6 +157,7 @@ export class SandboxManager implements AsyncDisposable {
       engine,
       connections,
       warden,
+      egress,
       clock,
       log,
       removed: (id) => this.#forget(id),
@@ -173,7 +197,7 @@ export class SandboxManager implements AsyncDisposable {
       outageOf: (record) => inventory.outageOf(record),
       pauseExpired: (record) => pausing.pauseExpired(record),
       removing: ({ id }, reason) => lifecycle.intend(id, reason, ['stopped', 'destroyed']),
-      removed: ({ id }) => this.#forget(id),
+      removed: (record) => this.#forget(record.id, record),
     });
   }
 
@@ -187,6 +211,7 @@ export class SandboxManager implements AsyncDisposable {
     const { version, address, found } = await this.#adopt(signal).finally(() => this.#checkOpen());
     if (this.#schedule !== undefined) this.#reaper.start(this.#schedule);
     this.#warm.start();
+    this.#egress.start();
     this.#log.info({ engine: address, version, owner: this.owner, expired: found.length }, 'manager is open');
   }
 
@@ -356,6 +381,7 @@ export class SandboxManager implements AsyncDisposable {
     this.#context.lifecycle.close();
     await this.#reaper.stop();
     await this.#warm.close();
+    await this.#egress.close();
     await this.#context.inventory.close();
     await this.#context.connections.close();
     this.#engine.close();
@@ -374,11 +400,12 @@ export class SandboxManager implements AsyncDisposable {
     const reason = type !== 'stopped' ? 'elsewhere' : found ? 'lost' : ending;
     lifecycle.tell({ type, record, exitCode, reason });
     telemetry.event(type);
-    if (type === 'destroyed') this.#forget(record.id);
+    if (type === 'destroyed') this.#forget(record.id, record);
     if (type === 'stopped' || type === 'paused') connections.cut(record.id);
   }
 
-  #forget(id: string): void {
+  #forget(id: string, record?: SandboxRecord): void {
+    if (typeof record?.network === 'object') void this.#egress.release(id);
     const { connections, leases, inventory } = this.#context;
     connections.destroyed(id);
     leases.forget(id);
@@ -389,7 +416,7 @@ export class SandboxManager implements AsyncDisposable {
   async #remove(record: SandboxRecord): Promise<void> {
     this.#context.lifecycle.intend(record.id, 'requested', ['stopped', 'destroyed']);
     await this.#engine.removeContainer(record.containerId);
-    this.#forget(record.id);
+    this.#forget(record.id, record);
   }
 
   /** What a warm one was claimed as. Whoever claimed it and has died since may have left it its old name. */

@@ -3,6 +3,7 @@ import type { ContainerDetails, ContainerState } from './engine/engine.js';
 import type { Profile } from './isolation.js';
 import { endedByLease } from './record/expiry.js';
 import type { SandboxRecord } from './record/record.js';
+import type { EgressPolicy } from './egress-schemas.js';
 
 export interface SandboxInfo {
   readonly id: string;
@@ -35,7 +36,8 @@ export interface SandboxInfo {
     readonly pids: number;
     readonly nofile: number;
   };
-  readonly network: 'none' | 'bridge';
+  /** With `egress` as it was made; `sandbox.egress.get()` tells what is in force now. */
+  readonly network: 'none' | 'bridge' | { readonly egress: EgressPolicy };
   readonly workdir: string;
   readonly user: string;
   /** The engine's runtime that was asked for; `null` for its default. */

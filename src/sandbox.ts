@@ -5,6 +5,8 @@ import { attest, type Attestation } from './attest/attestation.js';
 import { gaveUp } from './channel/channel-errors.js';
 import type { RemoteSample } from './channel/messages.js';
 import type { Limits } from './config.js';
+import type { Egress } from './egress/egress.js';
+import { SandboxEgress } from './egress/sandbox-egress.js';
 import type { SandboxConnections } from './connections.js';
 import { copyFrom, copyTo, type CopyFromOptions, type CopyOptions } from './copy.js';
 import type { EngineClock } from './record/engine-clock.js';
@@ -55,6 +57,7 @@ export interface SandboxStats {
 
 /** What a sandbox needs of its manager. */
 export interface SandboxContext {
+  readonly egress: Egress;
   readonly engine: Engine;
   readonly connections: SandboxConnections;
   readonly records: Records;
@@ -71,6 +74,7 @@ export interface SandboxContext {
 export class Sandbox implements AsyncDisposable {
   readonly files: SandboxFiles;
   readonly processes: SandboxProcesses;
+  readonly egress: SandboxEgress;
   readonly #context: SandboxContext;
   readonly #record: SandboxRecord;
   readonly #target: ProcessTarget;
@@ -92,6 +96,7 @@ export class Sandbox implements AsyncDisposable {
     };
     this.files = new SandboxFiles(this.#target);
     this.processes = new SandboxProcesses(this.#target);
+    this.egress = new SandboxEgress(context.egress, record);
   }
 
   get id(): string {
@@ -274,6 +279,7 @@ export class Sandbox implements AsyncDisposable {
   /** Removes it with all that is in it. Succeeds when it is gone already. */
   async destroy(options: CallOptions = {}): Promise<void> {
     await this.#change(['stopped', 'destroyed'], (engine) => engine.removeContainer(this.#record.containerId, options));
+    if (typeof this.#record.network === 'object') await this.#context.egress.release(this.id);
     this.#context.connections.destroyed(this.id);
     this.#context.leases.forget(this.id);
     this.#context.inventory.remove(this.id);

@@ -2,6 +2,7 @@ import { posix } from 'node:path';
 import { customAlphabet } from 'nanoid';
 import { z } from 'zod';
 
+import { egressSchema } from './egress-schemas.js';
 import { SandyardError, type InputIssue } from './errors.js';
 import { PROFILES } from './isolation.js';
 import { SIGNAL_NAMES } from './signals.js';
@@ -173,7 +174,7 @@ function totalBytes(values: readonly string[]): number {
 /** Ids become container names and host names, so they are lower-case letters and digits. */
 export const newSandboxId = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 12);
 
-export const NETWORKS = ['none', 'bridge'] as const;
+const NETWORKS = ['none', 'bridge'] as const;
 
 /** Of those who share an engine, or a service. */
 export const OWNER_PATTERN = /^[a-z0-9][a-z0-9._-]{0,62}$/;
@@ -192,7 +193,11 @@ export const fields = {
   pidsLimit: z.int().min(8).describe('How many processes and threads it may have at once.'),
   nofileLimit: z.int().min(64).describe('How many files one process may have open.'),
   env: envSchema.describe('Environment variables.'),
-  network: z.enum(NETWORKS).describe('"none" has only a loopback interface; "bridge" reaches the network.'),
+  network: z
+    .union([z.enum(NETWORKS), z.strictObject({ egress: egressSchema })])
+    .describe(
+      '"none" has only a loopback interface; "bridge" reaches the network; "egress" reaches the hosts that it allows.',
+    ),
   durationMs,
   onExpiry: z
     .enum(['destroy', 'stop', 'pause'])

@@ -1,9 +1,11 @@
 import { isIP } from 'node:net';
 import { z } from 'zod';
 
-import { PROFILES } from './isolation.js';
+import { hostRuleSchema } from './egress-schemas.js';
+import { NETWORK_KINDS, PROFILES } from './isolation.js';
 import { faultOfOriginPattern, isOrigin, toOriginPattern } from './origins.js';
-import { fields, NETWORKS, OWNER_PATTERN, parseDuration, parseSize } from './schemas.js';
+import { parseAddress, parseRange } from './proxy/addresses.js';
+import { fields, OWNER_PATTERN, parseDuration, parseSize } from './schemas.js';
 
 /*
  * The variables of the environment. Each is described once, here: its schema parses it, and its text goes into
@@ -42,6 +44,15 @@ const patterns = list.refine(
   (names) => names.length > 0 && names.every((name) => /^[\w.:@*/-]{1,512}$/.test(name)),
   'must be names of images, comma-separated, in which * may stand for anything but "/"',
 );
+
+const range = z
+  .string()
+  .refine((value) => parseRange(value) !== undefined, 'must be a range of IPv4 addresses such as "10.217.0.0/16"');
+
+const nameServer = z.string().refine((value) => {
+  const [, address = '', port = '53'] = /^([\d.]+)(?::(\d{1,5}))?$/.exec(value) ?? [];
+  return parseAddress(address) !== undefined && Number(port) >= 1 && Number(port) <= 65_535;
+}, 'must be IPv4 addresses, each with a port if it is not 53');
 
 const webhookUrls = list.refine(
   (urls) => urls.every(isWebhookUrl),
@@ -179,9 +190,9 @@ export const VARIABLES = {
     'Profiles, comma-separated, that a request may ask for; all unless it is set.',
   ),
   SANDBOX_ALLOWED_NETWORKS: variable(
-    someOf(NETWORKS),
+    someOf(NETWORK_KINDS),
     undefined,
-    'Networks, comma-separated, that a request may ask for; all unless it is set.',
+    'Networks, comma-separated, of none, bridge and egress, that a request may ask for; all unless it is set.',
   ),
   SANDBOX_ALLOWED_IMAGES: variable(
     patterns,
@@ -258,6 +269,31 @@ export const VARIABLES = {
     integer(0, 1000),
     undefined,
     'How many are kept ready at the most, while many are asked for; the size when it is not set.',
+  ),
+  SANDBOX_ALLOWED_DOMAINS: variable(
+    list.pipe(z.array(hostRuleSchema)),
+    undefined,
+    'Hosts, comma-separated, that a request may ask egress to at the most, such as "pypi.org,*.npmjs.org:443", or "*"; a service refuses egress unless it is set.',
+  ),
+  SANDBOX_EGRESS_SUBNETS: variable(
+    range.refine((value) => Number(value.split('/')[1]) <= 24, 'must be a /24 or larger'),
+    '10.217.0.0/16',
+    'Range that the networks of sandboxes with egress are taken from, eight addresses each.',
+  ),
+  SANDBOX_EGRESS_DNS: variable(
+    list.pipe(z.array(nameServer)),
+    undefined,
+    "Name servers, comma-separated, that the egress proxy asks; the engine's own unless it is set.",
+  ),
+  SANDBOX_EGRESS_NETWORK: variable(
+    z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, 'must be the name of a network'),
+    undefined,
+    "The engine's network by which the egress proxy reaches the outside; one of its own unless it is set.",
+  ),
+  SANDBOX_EGRESS_UNSAFE_DESTINATIONS: variable(
+    list.pipe(z.array(range)),
+    undefined,
+    'Ranges, comma-separated, that sandboxes may reach by an allowed name though they are not public, such as "10.1.2.0/24". Whatever is there must withstand hostile code.',
   ),
   SANDBOX_TTL: variable(duration, '1h', 'Lease of a sandbox unless a request says otherwise.'),
   SANDBOX_MAX_LIFETIME: variable(

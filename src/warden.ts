@@ -14,7 +14,7 @@ export const WARDEN_PATH = `${WARDEN_DIRECTORY}/warden`;
 export const WARDEN_LABEL = 'sandyard.warden';
 export const PROTOCOL_VERSION = '1';
 /** The image that `npm run setup` builds. */
-const OUR_IMAGE = 'sandyard-sandbox:latest';
+export const OUR_IMAGE = 'sandyard-sandbox:latest';
 const VOLUME_PREFIX = 'sandyard-warden-';
 
 /** Brings the warden to the containers of one engine. */

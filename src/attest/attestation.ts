@@ -1,10 +1,11 @@
 import { toSpec } from '../create/plan.js';
-import type { CallOptions, ContainerSpec, Engine } from '../engine/engine.js';
+import { toEndpoint } from '../egress/endpoint.js';
+import type { CallOptions, ContainerSpec, EgressEndpoint, Engine } from '../engine/engine.js';
 import { isSandyardError, SandyardError, type ErrorCode } from '../errors.js';
 import { Builtin } from '../files/builtin.js';
 import { isGvisor } from '../isolation.js';
 import type { ProcessTarget } from '../process/remote-run.js';
-import type { SandboxRecord } from '../record/record.js';
+import { containerName, type SandboxRecord } from '../record/record.js';
 import { judgeContainer, judgeInside, probedPaths, type AttestationCheck } from './judge.js';
 import { parseProbe } from './probe-report.js';
 
@@ -41,7 +42,9 @@ interface AttestParts {
 export async function attest(parts: AttestParts, { signal }: CallOptions): Promise<Attestation> {
   const { engine, record } = parts;
   const target = parts.target.user.uid === 0 ? { ...parts.target, user: ORDINARY } : parts.target;
-  const comparison = await engine.compareContainer(record.containerId, toExpectedSpec(record), { signal });
+  const comparison = await engine.compareContainer(record.containerId, await toExpectedSpec(engine, record, signal), {
+    signal,
+  });
   if (comparison.state !== 'running') {
     throw new SandyardError(
       'wrong_state',
@@ -73,7 +76,11 @@ export async function attest(parts: AttestParts, { signal }: CallOptions): Promi
 }
 
 /** What its container was to be made as. What goes by its image is none of what is compared. */
-function toExpectedSpec(record: SandboxRecord): ContainerSpec {
+async function toExpectedSpec(
+  engine: Engine,
+  record: SandboxRecord,
+  signal: AbortSignal | undefined,
+): Promise<ContainerSpec> {
   const { id, name, image, projectName, tenant, maxLifetimeMs } = record;
   const plan = {
     id,
@@ -87,7 +94,14 @@ function toExpectedSpec(record: SandboxRecord): ContainerSpec {
     env: {},
     hasOwnLabels: false,
   };
-  return toSpec(plan, { id: '', labels: {} }, undefined);
+  const egress = typeof record.network === 'object' ? await findEndpoint(engine, id, signal) : undefined;
+  return toSpec(plan, { id: '', labels: {} }, { egress });
+}
+
+/** Where its network is gone its addresses are, too: whatever it has is then not what it should have. */
+async function findEndpoint(engine: Engine, id: string, signal: AbortSignal | undefined): Promise<EgressEndpoint> {
+  const network = containerName(id);
+  return toEndpoint(network, (await engine.findSubnet(network, { signal })) ?? '');
 }
 
 async function probe(

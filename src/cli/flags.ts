@@ -71,6 +71,7 @@ export interface CreateFlags extends CommandFlags {
   readonly cpus?: string;
   readonly pids?: number;
   readonly network?: string;
+  readonly egress?: string[];
   readonly ttl?: string;
   readonly idleTimeout?: string;
   readonly maxLifetime?: string;
@@ -91,6 +92,7 @@ export function addCreateFlags(command: Command): Command {
     .option('--cpus <number>', 'CPUs, such as 0.5 or 2')
     .option('--pids <number>', 'processes and threads at once', parseCount)
     .option('--network <mode>', 'none, or bridge to reach the network (default: none)')
+    .option('--egress <host>', 'reach this by a proxy, and nothing else, such as pypi.org; repeatable', collect)
     .option('--ttl <duration>', 'lease, such as 90s, 30m or 2h; it expires after that')
     .option('--idle, --idle-timeout <duration>', 'it expires, too, when nothing was done in it for so long')
     .addOption(
@@ -115,6 +117,14 @@ export function addCreateFlags(command: Command): Command {
   return addCommandFlags(command);
 }
 
+function toNetwork({ network, egress }: CreateFlags): CreateOptions['network'] {
+  if (egress === undefined) return network as CreateOptions['network'];
+  if (network === undefined) return { egress: { allow: egress } };
+  throw new SandyardError('validation_failed', '--network and --egress are given, and there is one network.', {
+    hint: 'Give one of them.',
+  });
+}
+
 /** As the library takes it, which checks it. */
 export async function toCreateOptions(flags: CreateFlags): Promise<CreateOptions> {
   return {
@@ -124,7 +134,7 @@ export async function toCreateOptions(flags: CreateFlags): Promise<CreateOptions
     cpuLimit: flags.cpus,
     pidsLimit: flags.pids,
     env: flags.env,
-    network: flags.network as CreateOptions['network'],
+    network: toNetwork(flags),
     ttlMs: await toMs('--ttl', flags.ttl),
     idleTimeoutMs: await toMs('--idle-timeout', flags.idleTimeout),
     maxLifetimeMs: await toMs('--max-lifetime', flags.maxLifetime),

@@ -5,6 +5,7 @@ import { addAttest } from './commands/attest.js';
 import { addCp } from './commands/cp.js';
 import { addCreate } from './commands/create.js';
 import { addDoctor } from './commands/doctor.js';
+import { addEgress } from './commands/egress.js';
 import { addEvents } from './commands/events.js';
 import { addExec } from './commands/exec.js';
 import { addInspect } from './commands/inspect.js';
@@ -43,6 +44,7 @@ const COMMANDS = [addCreate, addRun, addExec, addLs, addInspect, addPs, addCp, a
   addLifecycle,
   addWait,
   addEvents,
+  addEgress,
   addPrune,
   addRm,
   addAttest,

@@ -1,5 +1,6 @@
 import type { SandboxConnections } from '../connections.js';
 import type { EngineClock } from '../record/engine-clock.js';
+import type { Egress } from '../egress/egress.js';
 import type { ContainerSpec, Engine } from '../engine/engine.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { translateRecord } from '../fleet/records.js';
@@ -13,6 +14,7 @@ interface CreationParts {
   readonly engine: Engine;
   readonly connections: SandboxConnections;
   readonly warden: WardenDelivery;
+  readonly egress: Egress;
   readonly clock: EngineClock;
   readonly log: Log;
   /** Called with what was made and removed again. */
@@ -35,10 +37,11 @@ export class Creation {
 
   /** Throws `image_not_found`, `out_of_disk`, `aborted`, and what else the engine says. */
   async make(plan: SandboxPlan, signal?: AbortSignal): Promise<SandboxRecord> {
-    const { engine, connections, warden, clock, checkOpen, log } = this.#parts;
+    const { engine, connections, warden, egress, clock, checkOpen, log } = this.#parts;
     const image = await engine.inspectImage(plan.image, { signal });
-    const fromRoot = plan.traits.profile === 'dev';
-    const spec = toSpec(plan, image, await warden.volumeFor(image, { fromRoot }));
+    const volume = await warden.volumeFor(image, { fromRoot: plan.traits.profile === 'dev' });
+    const endpoint = await egress.prepare(plan, signal);
+    const spec = toSpec(plan, image, { volume, egress: endpoint });
     let shared = false;
     const checkWanted = () => {
       throwIfAborted(signal);
@@ -103,12 +106,13 @@ export class Creation {
     }
   }
 
-  async #rollBack({ id }: SandboxPlan, { name, volume }: ContainerSpec): Promise<void> {
-    const { engine, connections, warden, log, removed } = this.#parts;
+  async #rollBack({ id }: SandboxPlan, { name, volume, egress: endpoint }: ContainerSpec): Promise<void> {
+    const { engine, connections, warden, egress, log, removed } = this.#parts;
     connections.destroyed(id);
     if (volume !== undefined) warden.forget(volume);
     try {
       await engine.removeContainer(name);
+      if (endpoint !== undefined) await egress.release(id);
       removed(id);
     } catch (error) {
       log.error({ container: name, error }, 'could not remove a half-made sandbox; the reaper will');

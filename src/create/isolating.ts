@@ -1,6 +1,6 @@
 import type { CallOptions, Engine, EngineInfo } from '../engine/engine.js';
 import { SandyardError } from '../errors.js';
-import { checkAllowed, isGvisor, notAllowed, type IsolationSettings } from '../isolation.js';
+import { checkAllowed, isGvisor, kindOfNetwork, notAllowed, type IsolationSettings } from '../isolation.js';
 import type { ParsedCreateOptions } from '../schemas.js';
 
 /** For so long what the engine has is taken to be what it has: runtimes come and go with its configuration. */
@@ -32,8 +32,8 @@ export class Isolating {
   /** Puts in the profile, and checks all that can be without the engine. Throws `forbidden`, naming the setting. */
   check<Given extends ParsedCreateOptions>(given: Given): Given & { readonly profile: IsolationSettings['profile'] } {
     const { settings, defaultImage } = this.#parts;
-    const { profile = settings.profile, network = 'none', image = defaultImage } = given;
-    checkAllowed({ profile, network, image }, { ...settings, defaultImage });
+    const { profile = settings.profile, image = defaultImage } = given;
+    checkAllowed({ profile, network: kindOfNetwork(given.network ?? 'none'), image }, { ...settings, defaultImage });
     return { ...given, profile };
   }
 
@@ -48,7 +48,7 @@ export class Isolating {
     const { runtime, allowedRuntimes } = this.#parts.settings;
     const asked = given.runtime ?? runtime ?? (profile === 'strict' ? 'auto' : undefined);
     if (asked === undefined && allowedRuntimes === undefined) return checked;
-    if (asked === 'auto') return { ...checked, runtime: await this.#strongest(network, options) };
+    if (asked === 'auto') return { ...checked, runtime: await this.#strongest(kindOfNetwork(network), options) };
     if (asked !== undefined) {
       this.#checkRuntime(asked);
       await this.#checkThere(asked, options);

@@ -1,5 +1,6 @@
 import type { Limits } from '../config.js';
-import type { ContainerSpec, ImageInfo, VolumeMount } from '../engine/engine.js';
+import { proxyVariables } from '../egress/endpoint.js';
+import type { ContainerSpec, EgressEndpoint, ImageInfo, VolumeMount } from '../engine/engine.js';
 import { SandyardError } from '../errors.js';
 import { isRoot, toUserIds } from '../process/users.js';
 import { toPidsLimit } from './isolating.js';
@@ -87,19 +88,25 @@ export function planSandbox(given: ParsedCreateOptions, defaults: PlanDefaults):
 }
 
 /** The container of a planned sandbox, on an image that is there; `volume` brings the warden where the image has none. */
-export function toSpec(plan: SandboxPlan, image: ImageInfo, volume: VolumeMount | undefined): ContainerSpec {
+export function toSpec(
+  plan: SandboxPlan,
+  image: ImageInfo,
+  { volume, egress }: { volume?: VolumeMount | undefined; egress?: EgressEndpoint | undefined } = {},
+): ContainerSpec {
   const { id, name, traits, labels } = plan;
   const { profile, limits, runtime } = traits;
   const user = toUserIds(traits.user);
+  const env = { HOME, ...(egress && proxyVariables(egress)), ...plan.env };
   return {
     name,
     image: plan.image,
     labels,
-    env: Object.entries({ HOME, ...plan.env }).map(([variable, value]) => `${variable}=${value}`),
+    env: Object.entries(env).map(([variable, value]) => `${variable}=${value}`),
     entrypoint: [WARDEN_PATH, 'init', ...wardenArguments(plan, image)],
     workdir: traits.workdir,
     hostname: id,
-    network: traits.network,
+    network: typeof traits.network === 'string' ? traits.network : 'none',
+    ...(egress && { egress }),
     ...limits,
     pids: toPidsLimit(limits.pids, runtime),
     ...(volume && { volume }),

@@ -81,7 +81,7 @@ function toTrialSpec({ image, limits, found, volume }: TrialParts, runtime: stri
     runtime,
   };
   const plan = planSandbox(asked, { id: newSandboxId(), owner: 'trial', image, limits });
-  return { ...toSpec(plan, found, volume), name: `sandyard-trial-${plan.id}`, labels: { [TRIAL_LABEL]: '1' } };
+  return { ...toSpec(plan, found, { volume }), name: `sandyard-trial-${plan.id}`, labels: { [TRIAL_LABEL]: '1' } };
 }
 
 /** One of the warden's own operations, as the image may have no program. */

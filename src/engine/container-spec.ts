@@ -1,7 +1,14 @@
 import type Docker from 'dockerode';
 
 import { SandyardError } from '../errors.js';
-import type { AppliedSetting, ContainerSpec, ReadOnlyRoot, SettingsSeenInside, VolumeMount } from './engine.js';
+import type {
+  AppliedSetting,
+  ContainerSpec,
+  EgressEndpoint,
+  ReadOnlyRoot,
+  SettingsSeenInside,
+  VolumeMount,
+} from './engine.js';
 import { SECCOMP_PROFILE } from './seccomp-profile.js';
 
 /** PID 1 is the warden, and root, so that user code, which never is, can neither signal nor read it. */
@@ -70,6 +77,21 @@ export function toCreateOptions(spec: ContainerSpec): Docker.ContainerCreateOpti
     StdinOnce: true,
     Tty: false,
     HostConfig: toHostConfig(spec),
+    ...(spec.egress && { NetworkingConfig: { EndpointsConfig: { [spec.egress.network]: toEndpoint(spec.egress) } } }),
+  };
+}
+
+/**
+ * In a network with nothing in it but a proxy. Names are looked up nowhere: the proxy's is known, and the sandbox's own
+ * loopback, where nothing answers, ends all other lookups at once. Without IPv6, by which whatever has an interface there
+ * could be reached, the engine's machine among it.
+ */
+function toEgressSettings({ proxy }: EgressEndpoint): Partial<Docker.HostConfig> {
+  return {
+    Dns: ['127.0.0.1'],
+    DnsOptions: ['timeout:1', 'attempts:1'],
+    ExtraHosts: [`${proxy.name}:${proxy.address}`],
+    Sysctls: NO_IPV6,
   };
 }
 
@@ -85,7 +107,8 @@ function toHostConfig(spec: ContainerSpec): Docker.HostConfig & { CgroupnsMode: 
     MaskedPaths: MASKED_PATHS,
     IpcMode: 'private',
     CgroupnsMode: 'private',
-    NetworkMode: spec.network,
+    NetworkMode: spec.egress?.network ?? spec.network,
+    ...(spec.egress && toEgressSettings(spec.egress)),
     Binds: [],
     ReadonlyRootfs: spec.readOnly !== undefined,
     ...(spec.readOnly === undefined ? {} : { Tmpfs: toTmpfs(spec.readOnly) }),
@@ -142,8 +165,11 @@ function toTmpfs({ tmpfs }: ReadOnlyRoot): Record<string, string> {
 function capabilitiesOf({ rootCommands = false }: ContainerSpec): string[] {
   return [...INIT_CAPABILITIES, ...(rootCommands ? ROOT_COMMAND_CAPABILITIES : [])].toSorted();
 }
+/** Of a container that may be in more networks later, too. */
+export const NO_IPV6 = { 'net.ipv6.conf.all.disable_ipv6': '1', 'net.ipv6.conf.default.disable_ipv6': '1' };
 
 type Setting = string | number | boolean | undefined;
+type Comparison = [setting: string, asked: Setting, found: Setting];
 
 /**
  * Compares what the engine says it made with what was asked for: an engine may leave out a limit with no more than a
@@ -162,7 +188,7 @@ export function verifyApplied(spec: ContainerSpec, found: Docker.ContainerInspec
 export function compareSettings(spec: ContainerSpec, found: Docker.ContainerInspectInfo): AppliedSetting[] {
   const asked = toHostConfig(spec);
   const host = found.HostConfig;
-  const checks: [setting: string, asked: Setting, found: Setting][] = [
+  const checks: Comparison[] = [
     ['User', INIT_USER, found.Config.User],
     ['Privileged', false, host.Privileged ?? false],
     ['StopSignal', STOP_SIGNAL, (found.Config as { StopSignal?: string }).StopSignal],
@@ -175,6 +201,7 @@ export function compareSettings(spec: ContainerSpec, found: Docker.ContainerInsp
     ['Mounts', describeAsked(spec), describeMounts(found, spec.readOnly?.kept)],
     ['Runtime', spec.runtime, spec.runtime === undefined ? undefined : host.Runtime],
     ['NetworkMode', asked.NetworkMode, host.NetworkMode],
+    ...(spec.egress === undefined ? [] : compareEgress(spec.egress, found)),
     ['PidMode', '', host.PidMode ?? ''],
     ['IpcMode', 'private', host.IpcMode],
     ['CgroupnsMode', 'private', (host as { CgroupnsMode?: string }).CgroupnsMode],
@@ -223,6 +250,30 @@ function describeCapabilities(capabilities: readonly string[] | undefined): stri
     .map((name) => name.replace(/^CAP_/, ''))
     .toSorted()
     .join();
+}
+
+function toEndpoint({ address }: EgressEndpoint): Docker.EndpointSettings {
+  return { IPAMConfig: { IPv4Address: address } };
+}
+
+function compareEgress(egress: EgressEndpoint, found: Docker.ContainerInspectInfo): Comparison[] {
+  const asked = toEgressSettings(egress);
+  const host = found.HostConfig;
+  return [
+    ['Networks', egress.network, Object.keys(found.NetworkSettings.Networks).join()],
+    ['Dns', asked.Dns?.join(), host.Dns?.join()],
+    ['Sysctls', describeSysctls(asked.Sysctls), describeSysctls(host.Sysctls)],
+  ];
+}
+
+function describeSysctls(sysctls: Readonly<Record<string, string>> | undefined): string | undefined {
+  return (
+    sysctls &&
+    Object.entries(sysctls)
+      .map(([name, value]) => `${name}=${value}`)
+      .toSorted()
+      .join(';')
+  );
 }
 
 function describeAsked({ volume, readOnly }: ContainerSpec): string {

@@ -18,6 +18,7 @@ import { compareContainer } from './docker-comparison.js';
 import { watchContainers } from './docker-events.js';
 import { readContainerFile } from './docker-file.js';
 import { examineEngine, readInfo, tryDiskQuota } from './docker-info.js';
+import { connectNetwork, createNetwork, createProxy, findSubnet } from './docker-networks.js';
 import { listNetworks, listVolumes, removeNetwork, removeVolume } from './docker-objects.js';
 import { attachTunnel, openTunnel } from './docker-tunnel.js';
 import { fillVolume } from './docker-volume.js';
@@ -34,6 +35,8 @@ import type {
   EngineInfo,
   ImageInfo,
   NamedObject,
+  NetworkSpec,
+  ProxySpec,
   VolumeContent,
 } from './engine.js';
 
@@ -151,8 +154,27 @@ export class DockerEngine implements Engine {
     return removeVolume(this.#connection, name, options);
   }
 
-  removeNetwork(name: string, options: CallOptions = {}): Promise<boolean> {
+  removeNetwork(name: string, options: CallOptions & { disconnect?: string } = {}): Promise<boolean> {
     return removeNetwork(this.#connection, name, options);
+  }
+
+  createNetwork(network: NetworkSpec, options: CallOptions = {}): Promise<string> {
+    return createNetwork(this.#connection, network, options);
+  }
+
+  findSubnet(name: string, options: CallOptions = {}): Promise<string | undefined> {
+    return findSubnet(this.#connection, name, options);
+  }
+
+  connectNetwork(
+    name: string,
+    options: CallOptions & { container: string; address: string; aliases: readonly string[] },
+  ): Promise<void> {
+    return connectNetwork(this.#connection, name, options);
+  }
+
+  createProxy(spec: ProxySpec, options: CallOptions = {}): Promise<string> {
+    return createProxy(this.#connection, spec, options);
   }
 
   attachTunnel(reference: string, options: CallOptions = {}): Promise<Duplex> {

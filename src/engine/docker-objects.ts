@@ -1,3 +1,5 @@
+import type Docker from 'dockerode';
+
 import { QUICK_MS, type EngineConnection } from './connection.js';
 import { toCreationDate } from './docker-dates.js';
 import { saysThat } from './engine-errors.js';
@@ -44,12 +46,37 @@ export function removeVolume(connection: EngineConnection, name: string, options
   );
 }
 
-export function removeNetwork(connection: EngineConnection, name: string, options: CallOptions): Promise<boolean> {
+export function removeNetwork(
+  connection: EngineConnection,
+  name: string,
+  { disconnect, ...options }: CallOptions & { disconnect?: string },
+): Promise<boolean> {
   const about = { doing: `remove the network ${name}` };
   return connection.call(
     { operation: 'remove_network', ...about, deadlineMs: QUICK_MS, idempotent: true, ...options },
-    (docker, abortSignal) => isGone(docker.getNetwork(name).remove({ abortSignal })),
+    async (docker, abortSignal) => {
+      const network = docker.getNetwork(name);
+      if (disconnect !== undefined) await disconnectFrom(network, { disconnect, abortSignal });
+      return isGone(network.remove({ abortSignal }));
+    },
   );
+}
+
+/** What is in it otherwise keeps it there, and the engine's refusal says so. */
+async function disconnectFrom(
+  network: Docker.Network,
+  { disconnect, abortSignal }: { disconnect: string; abortSignal: AbortSignal },
+): Promise<void> {
+  try {
+    const { Containers } = (await (network.inspect({ abortSignal } as never) as unknown)) as {
+      Containers?: Record<string, { Name: string }>;
+    };
+    for (const [id, { Name }] of Object.entries(Containers ?? {})) {
+      if (Name.startsWith(disconnect)) await network.disconnect({ Container: id, Force: true, abortSignal });
+    }
+  } catch {
+    // Somebody else is at it, or what is in it stays: the removal tells.
+  }
 }
 
 async function isGone(removed: Promise<unknown>): Promise<boolean> {

@@ -54,7 +54,7 @@ const ANSWER_RULES: readonly Rule[] = [
   {
     code: 'name_conflict',
     status: 409,
-    text: /already in use|name.*conflict/i,
+    text: /already in use|name.*conflict|network with name \S+ already exists/i,
     message: ({ container, newName }) => `The container name ${newName ?? container ?? ''} is taken.`,
     hint: 'List the containers for the one that has it (`docker ps -a`).',
   },
@@ -139,6 +139,8 @@ export const saysThat = {
   hasThatName: (error: unknown) => /with the same name as its current name/i.test(readFault(error).text),
   hasNoSuchFile: (error: unknown) => /could not find the file|: not a directory/i.test(readFault(error).text),
   hasNone: (error: unknown) => readFault(error).statusCode === 404,
+  overlaps: (error: unknown) => /pool overlaps/i.test(readFault(error).text),
+  isConnected: (error: unknown) => /endpoint with name .* already exists/i.test(readFault(error).text),
   isUsed: (error: unknown) => [403, 409].includes(readFault(error).statusCode ?? 0),
 } as const;
 

@@ -101,6 +101,8 @@ export interface ContainerSpec {
   /** Open files of PID 1 at the least; what user code may open is set when it is started. */
   readonly nofile: number;
   readonly network: 'none' | 'bridge';
+  /** A network that is its own, instead of that: with a proxy in it, and no other way out. */
+  readonly egress?: EgressEndpoint | undefined;
   /** Mounted read-only, and the only mount there is. */
   readonly volume?: VolumeMount | undefined;
   /** One of `EngineInfo.runtimes`; the engine's own default when absent. */
@@ -128,6 +130,37 @@ export interface TmpfsMount {
   readonly gid: number;
   /** Permission bits. */
   readonly mode: number;
+}
+
+/** Where a container is in a network that it shares with a proxy only. */
+export interface EgressEndpoint {
+  readonly network: string;
+  readonly address: string;
+  /** The proxy's name there, and its address. */
+  readonly proxy: { readonly name: string; readonly address: string };
+}
+
+/** A network that is to be made. */
+export interface NetworkSpec {
+  readonly name: string;
+  readonly labels: Readonly<Record<string, string>>;
+  /** Those that it may have, as `10.0.0.0/29`: it gets the first that no other network has. */
+  readonly subnets: Iterable<string>;
+  /** Whether nothing but its containers is to be reached in it, not even the engine's machine. */
+  readonly isolated: boolean;
+}
+
+/** The container of a proxy: its root can't be written to. */
+export interface ProxySpec extends Pick<
+  ContainerSpec,
+  'name' | 'image' | 'labels' | 'entrypoint' | 'hostname' | 'memoryBytes' | 'cpus' | 'pids' | 'nofile'
+> {
+  /** By which it reaches what lies outside. */
+  readonly outside: string;
+  /** The one that it keeps its state on, made with these labels where there is none. */
+  readonly volume: VolumeMount & { readonly labels: Readonly<Record<string, string>> };
+  /** What is kept in memory, by its path, with options as those of `mount`. */
+  readonly tmpfs: Readonly<Record<string, string>>;
 }
 
 export interface VolumeMount {
@@ -264,7 +297,23 @@ export interface Engine {
   listNetworks(labels: readonly string[], options?: CallOptions): Promise<NamedObject[]>;
   /** Answers whether it is gone; `false` when something uses it. */
   removeVolume(name: string, options?: CallOptions): Promise<boolean>;
-  removeNetwork(name: string, options?: CallOptions): Promise<boolean>;
+  /** Containers whose name begins with `disconnect` are taken out of it first. */
+  removeNetwork(name: string, options?: CallOptions & { readonly disconnect?: string }): Promise<boolean>;
+  /** Gives the subnet that it has got. Throws `name_conflict`, and `over_capacity` when each subnet is taken. */
+  createNetwork(network: NetworkSpec, options?: CallOptions): Promise<string>;
+  /** The subnet of a network; `undefined` when there is no such network. */
+  findSubnet(name: string, options?: CallOptions): Promise<string | undefined>;
+  /** Puts a container into a network, under more names. Succeeds where it is in it. Throws `sandbox_not_found`. */
+  connectNetwork(
+    name: string,
+    options: CallOptions & {
+      readonly container: string;
+      readonly address: string;
+      readonly aliases: readonly string[];
+    },
+  ): Promise<void>;
+  /** Makes the container of a proxy, and gives its id. Throws as `createContainer`. */
+  createProxy(spec: ProxySpec, options?: CallOptions): Promise<string>;
 
   /**
    * Joins the standard streams of PID 1 of a container that was created and not yet started, as `openTunnel` does those of

@@ -1,4 +1,5 @@
 import type { EngineClock } from '../record/engine-clock.js';
+import { PROXY_PREFIX } from '../egress/endpoint.js';
 import type { CallOptions, Engine, NamedObject } from '../engine/engine.js';
 import { isSandyardError } from '../errors.js';
 import type { Log } from '../log.js';
@@ -84,7 +85,9 @@ async function removeOne(parts: OrphanParts, orphan: Orphan, options: CallOption
   const { engine, log, telemetry } = parts;
   const { kind, name, reason } = orphan;
   try {
-    const gone = await (kind === 'volume' ? engine.removeVolume(name, options) : engine.removeNetwork(name, options));
+    const gone = await (kind === 'volume'
+      ? engine.removeVolume(name, options)
+      : engine.removeNetwork(name, { ...options, disconnect: PROXY_PREFIX }));
     if (!gone) return undefined;
     telemetry.reaped(reason);
     log.info(toFields(parts, orphan), 'removed an orphan');

@@ -10,6 +10,9 @@ const TABLE: Readonly<Record<Scope, readonly string[]>> = {
     'listSandboxes',
     'inspectSandbox',
     'attestSandbox',
+    'getEgress',
+    'egressLog',
+    'checkEgress',
     'waitForSandbox',
     'sandboxStats',
     'sandboxStatsHistory',
@@ -54,6 +57,7 @@ const TABLE: Readonly<Record<Scope, readonly string[]>> = {
     'pauseSandbox',
     'unpauseSandbox',
     'renewSandbox',
+    'setEgress',
   ],
   admin: ['issueToken', 'cleanup', 'cleanupSandboxes', 'diagnose', 'metrics'],
 };

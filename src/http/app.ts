@@ -13,6 +13,7 @@ import { checkOperations } from './check-routes.js';
 import { allowCrossOrigin, allowsOrigins } from './cross-origin.js';
 import { docsRouter } from './docs.js';
 import { cleanupOperations } from './cleanup-routes.js';
+import { egressOperations } from './egress-routes.js';
 import { eventOperations } from './event-routes.js';
 import { executeOperations } from './execute-routes.js';
 import { fileLinkOperations } from './file-link-routes.js';
@@ -49,6 +50,7 @@ const CLOSED: readonly Operation[] = [
   ...processIoOperations,
   ...terminalOperations,
   ...sandboxOperations,
+  ...egressOperations,
   ...eventOperations,
   ...cleanupOperations,
   ...checkOperations,

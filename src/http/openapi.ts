@@ -2,7 +2,11 @@ import { z } from 'zod';
 
 import { describeError, type ErrorCode } from '../errors.js';
 import { fields } from '../schemas.js';
+import { egressBody } from '../egress-schemas.js';
 import {
+  egressAnswer,
+  egressDecisionAnswer,
+  egressLogAnswer,
   endAnswer,
   execAnswer,
   exitAnswer,
@@ -22,6 +26,7 @@ import { sandboxEvent } from './event-routes.js';
 import { linkAnswer, linkBody } from './file-link-routes.js';
 import { watchEvent } from './file-events.js';
 import { chmodBody, makeDirBody, renameBody } from './file-requests.js';
+import { checkBody } from './egress-routes.js';
 import type { Answer, Operation } from './operation.js';
 import { PROBLEM_TYPE, problemAnswer } from './problem.js';
 import { processEvent } from './process-events.js';
@@ -35,6 +40,8 @@ type Json = Record<string, unknown>;
 const REQUESTS = named({
   CreateSandbox: createBody,
   Execute: executeBody,
+  Egress: egressBody,
+  CheckEgress: checkBody,
   RenewSandbox: renewBody,
   StopSandbox: stopBody,
   Cleanup: pruneBody,
@@ -54,6 +61,9 @@ const ANSWERS = named({
   SandboxStats: statsAnswer,
   SandboxStatsHistory: statsHistoryAnswer,
   SandboxEnd: endAnswer,
+  EgressPolicy: egressAnswer,
+  EgressLog: egressLogAnswer,
+  EgressDecision: egressDecisionAnswer,
   LifecycleEvent: lifecycleEventAnswer,
   SandboxEvent: sandboxEvent,
   CleanupResult: pruneAnswer,

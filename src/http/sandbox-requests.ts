@@ -1,6 +1,7 @@
 import { z } from 'zod';
 
-import type { CreateOptions, ListOptions } from '../index.js';
+import { egressBody } from '../egress-schemas.js';
+import type { CreateOptions, EgressOptions, ListOptions } from '../index.js';
 import { fields } from '../schemas.js';
 import { defined, graceSeconds, MAX_SECONDS, queryInteger, toMs } from './request-fields.js';
 
@@ -19,7 +20,10 @@ export const createBody = z
     nofile_limit: fields.nofileLimit.optional(),
     image: fields.image.optional(),
     env: fields.env.optional(),
-    network: fields.network.optional(),
+    network: z
+      .union([z.enum(['none', 'bridge']), z.strictObject({ egress: egressBody })])
+      .describe(fields.network.description ?? '')
+      .optional(),
     timeout: leaseSeconds.describe('Lease in seconds; "on_expiry" says what becomes of it then.').optional(),
     idle_timeout: leaseSeconds
       .describe('Seconds in which nothing was done in it, after which the same becomes of it.')
@@ -47,7 +51,7 @@ export function toCreateOptions(body: z.output<typeof createBody>): CreateOption
     nofileLimit: body.nofile_limit,
     image: body.image,
     env: body.env,
-    network: body.network,
+    network: typeof body.network === 'object' ? { egress: toEgressOptions(body.network.egress) } : body.network,
     ttlMs: body.timeout,
     idleTimeoutMs: body.idle_timeout,
     maxLifetimeMs: body.max_lifetime,
@@ -59,6 +63,16 @@ export function toCreateOptions(body: z.output<typeof createBody>): CreateOption
     user: body.user,
     runtime: body.runtime,
     profile: body.profile,
+  });
+}
+
+export function toEgressOptions(body: z.output<typeof egressBody>): EgressOptions {
+  return defined({
+    allow: body.allow,
+    learn: body.learn,
+    maxBytes: body.max_bytes,
+    bytesPerSecond: body.bytes_per_second,
+    maxConnections: body.max_connections,
   });
 }
 

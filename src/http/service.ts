@@ -58,6 +58,7 @@ export async function startService(config: ServiceConfig, options: ServiceOption
       limits: config.limits,
       admission: config.admission,
       pool: config.pool,
+      egress: config.egress,
       reaper: config.reaper,
     });
   const calls = new Calls();

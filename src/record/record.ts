@@ -1,6 +1,7 @@
 import { z } from 'zod';
 
 import type { ContainerState } from '../engine/engine.js';
+import { egressSchema } from '../egress-schemas.js';
 import { PROFILES } from '../isolation.js';
 
 /*
@@ -24,6 +25,8 @@ const MAX_CLAIM_BYTES = 32 * 1024;
 
 const limitsSchema = z.object({ memoryBytes: z.number(), cpus: z.number(), pids: z.number(), nofile: z.number() });
 
+const networkSchema = z.union([z.enum(['none', 'bridge']), z.object({ egress: egressSchema })]);
+
 const leaseTerms = {
   ttlMs: z.number(),
   idleTimeoutMs: z.number().nullable(),
@@ -33,7 +36,7 @@ const leaseTerms = {
 
 const traitsSchema = z.object({
   limits: limitsSchema,
-  network: z.enum(['none', 'bridge']),
+  network: networkSchema,
   workdir: z.string(),
   user: z.string(),
   ...leaseTerms,

@@ -10,6 +10,51 @@ import { fields } from '../schemas.js';
 export const time = z.iso.datetime();
 const count = z.int().min(0);
 
+const egressPolicy = z.object({
+  allow: z.array(z.string()).describe('Hosts that it may reach, as rules.'),
+  learn: z.boolean().describe('Whether what it connects to is remembered.'),
+  max_bytes: z.int().nullable(),
+  bytes_per_second: z.int().nullable(),
+  max_connections: z.int(),
+});
+
+export const egressAnswer = egressPolicy
+  .extend({ learnt: z.array(z.string()).describe('Hosts that it has connected to while that was remembered.') })
+  .describe('What a sandbox may reach now.');
+
+export const egressLogAnswer = z
+  .object({
+    entries: z.array(
+      z.object({
+        seq: count,
+        at: time,
+        method: z.string().describe('"CONNECT" for a tunnel, which is for TLS.'),
+        host: z.string(),
+        port: z.int(),
+        decision: z.enum(['allowed', 'denied']),
+        reason: z.string().nullable().describe('Why it was denied.'),
+        rule: z.string().nullable().describe('The rule that allowed it.'),
+        address: z.string().nullable().describe('What was connected to.'),
+        detail: z.string().nullable(),
+      }),
+    ),
+    last_seq: count.describe('For "after", to have what comes then.'),
+    lost: z.boolean().describe('Whether entries after "after" are no longer kept.'),
+  })
+  .describe('What was allowed and denied, the oldest first.');
+
+export const egressDecisionAnswer = z
+  .object({
+    allowed: z.boolean(),
+    host: z.string(),
+    port: z.int(),
+    rule: z.string().nullable(),
+    address: z.string().nullable().describe('What its name leads to; only where it is allowed.'),
+    reason: z.string().nullable(),
+    detail: z.string().nullable(),
+  })
+  .describe('What would be decided on a URL, and why.');
+
 export const sandboxAnswer = z
   .object({
     id: fields.id,
@@ -35,7 +80,7 @@ export const sandboxAnswer = z
     cpu_limit: z.number(),
     pids_limit: count,
     nofile_limit: count,
-    network: fields.network,
+    network: z.union([z.enum(['none', 'bridge']), z.object({ egress: egressPolicy })]),
     workdir: z.string(),
     user: z.string(),
     runtime: z.string().nullable().describe("Null for the engine's default."),

@@ -1,6 +1,9 @@
 import type { z } from 'zod';
 
 import type {
+  EgressInfo,
+  EgressLog,
+  EgressPolicy,
   ExecResult,
   FileInfo,
   LifecycleEvent,
@@ -12,6 +15,8 @@ import type {
   SandboxStats,
 } from '../index.js';
 import type {
+  egressAnswer,
+  egressLogAnswer,
   endAnswer,
   execAnswer,
   exitAnswer,
@@ -54,13 +59,31 @@ export function presentSandbox(info: SandboxInfo): z.output<typeof sandboxAnswer
     cpu_limit: info.limits.cpus,
     pids_limit: info.limits.pids,
     nofile_limit: info.limits.nofile,
-    network: info.network,
+    network: typeof info.network === 'object' ? { egress: presentPolicy(info.network.egress) } : info.network,
     workdir: info.workdir,
     user: info.user,
     runtime: info.runtime,
     profile: info.profile,
     metadata: info.metadata,
   };
+}
+
+function presentPolicy(policy: EgressPolicy) {
+  return {
+    allow: [...policy.allow],
+    learn: policy.learn,
+    max_bytes: policy.maxBytes,
+    bytes_per_second: policy.bytesPerSecond,
+    max_connections: policy.maxConnections,
+  };
+}
+
+export function presentEgress(info: EgressInfo): z.output<typeof egressAnswer> {
+  return { ...presentPolicy(info), learnt: [...info.learnt] };
+}
+
+export function presentEgressLog({ entries, lastSeq, lost }: EgressLog): z.output<typeof egressLogAnswer> {
+  return { entries: entries.map((entry) => ({ ...entry, at: entry.at.toISOString() })), last_seq: lastSeq, lost };
 }
 
 export function presentStats(stats: SandboxStats): z.output<typeof statsAnswer> {

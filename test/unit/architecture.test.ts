@@ -11,6 +11,7 @@ const LAYERS = [
   [
     'proxy/',
     'errors.ts',
+    'egress-schemas.ts',
     'signals.ts',
     'quote.ts',
     'settleable.ts',
@@ -31,6 +32,7 @@ const LAYERS = [
     'record/',
     'warden.ts',
     'connections.ts',
+    'egress/',
     'fleet/',
     'create/',
     'attest/',

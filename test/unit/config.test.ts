@@ -79,6 +79,13 @@ describe('readConfig', () => {
         allowedRuntimes: undefined,
       },
       pool: { size: 0, max: 0 },
+      egress: {
+        allowedDomains: [],
+        subnets: '10.217.0.0/16',
+        dns: [],
+        network: undefined,
+        unsafeDestinations: [],
+      },
       reaper: { schedule: '*/30 * * * * *', dryRun: false },
       maxUploadBytes: 2048 * MIB,
       logLevel: 'info',

@@ -51,7 +51,7 @@ function toFields(info: SandboxInfo): [label: string, text: string][] {
     ['CPUS', String(limits.cpus)],
     ['PIDS', String(limits.pids)],
     ['OPEN FILES', String(limits.nofile)],
-    ['NETWORK', info.network],
+    ['NETWORK', typeof info.network === 'string' ? info.network : `egress (${info.network.egress.allow.join(', ')})`],
     ['PROFILE', info.profile],
     ['RUNTIME', info.runtime],
     ['USER', info.user],

@@ -9,6 +9,7 @@ const CHANGES = ['start', 'stop', 'restart', 'pause', 'unpause', 'renew'];
 const COMMANDS = ['create', 'run', 'exec', 'ls', 'inspect', 'ps', 'cp', 'stats'].concat(CHANGES, [
   'wait',
   'events',
+  'egress',
   'prune',
   'rm',
   'attest',

@@ -7,6 +7,7 @@ import { readManagerDefaults } from '../../../src/config.js';
 import { SandyardError } from '../../../src/errors.js';
 import { claimedAs } from '../../../src/record/record.js';
 import { settleable } from '../../../src/settleable.js';
+import { Egress } from '../../../src/egress/egress.js';
 import { WardenDelivery } from '../../../src/warden.js';
 import type { FakeContainer } from '../../fixtures/fake-engine.js';
 import { claimOf, makeFleet, settle } from '../../fixtures/fake-fleet.js';
@@ -16,8 +17,10 @@ function world() {
   const fleet = makeFleet();
   const checkOpen = vi.fn();
   const warden = new WardenDelivery(fleet.engine, 'sandyard-sandbox:latest');
-  const creation = new Creation({ ...fleet, warden, removed: (id) => fleet.inventory.remove(id), checkOpen });
-  const { image, limits } = readManagerDefaults({});
+  const { image, limits, egress: settings } = readManagerDefaults({});
+  const images = [image];
+  const egress = new Egress({ ...fleet, owner: 'me', settings, images, maxLifetimeMs: limits.maxLifetimeMs });
+  const creation = new Creation({ ...fleet, warden, egress, removed: (id) => fleet.inventory.remove(id), checkOpen });
   const plan = (pool?: string) => planSandbox({}, { id: 'a', owner: 'me', image, limits, pool });
   return { ...fleet, creation, plan, checkOpen };
 }

@@ -1,4 +1,5 @@
 import type { Attestation, Diagnosis, CreateOptions, SandboxInfo, SandboxStats } from '../../../src/index.js';
+import { egressSchema } from '../../../src/egress-schemas.js';
 import { endedByLease } from '../../../src/record/expiry.js';
 
 const at = new Date('2026-01-01T00:00:00Z');
@@ -51,7 +52,10 @@ export function makeInfo(id: string, options: CreateOptions): SandboxInfo {
       pids: 256,
       nofile: 4096,
     },
-    network: options.network ?? 'none',
+    network:
+      typeof options.network === 'object'
+        ? { egress: egressSchema.parse(options.network.egress) }
+        : (options.network ?? 'none'),
     workdir: '/workspace',
     user: 'sandbox',
     runtime: options.runtime ?? null,
