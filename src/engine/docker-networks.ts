@@ -117,7 +117,8 @@ export async function createProxy(
     ...base.HostConfig,
     NetworkMode: outside,
     ReadonlyRootfs: true,
-    Sysctls: NO_IPV6,
+    // It is in the networks of all sandboxes, and must not be a way from one to another.
+    Sysctls: { ...NO_IPV6, 'net.ipv4.ip_forward': '0' },
     Tmpfs: { ...tmpfs },
     Mounts: [{ Type: 'volume' as const, Source: volume.name, Target: volume.target, ReadOnly: false, VolumeOptions }],
   };
