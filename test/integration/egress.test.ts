@@ -243,6 +243,17 @@ describe('what it can not reach at all', () => {
     }
   });
 
+  it('the proxy, by the addresses that it has in other networks', async () => {
+    const { NetworkSettings } = await dockerClient()
+      .getContainer(await proxyOf(manager))
+      .inspect();
+    const own = `sandyard-${sandbox.id}`;
+    const others = Object.entries(NetworkSettings.Networks).filter(([name]) => name !== own);
+    expect(others.length).toBeGreaterThan(1);
+    for (const [, { IPAddress }] of others) expect((await connect(IPAddress, 3128)).exitCode).not.toBe(0);
+    expect((await connect('egress-proxy', 3128)).exitCode).toBe(0);
+  });
+
   it("other ports of the proxy's container", async () => {
     const { exitCode } = await attempt(
       'for p in 22 53 80 443 2375 8080 8888; do if nc -z -w1 egress-proxy $p 2>/dev/null || (exec 3<>/dev/tcp/egress-proxy/$p) 2>/dev/null; then exit 9; fi; done',

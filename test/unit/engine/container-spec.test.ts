@@ -21,6 +21,12 @@ const SPEC: ContainerSpec = {
   network: 'none',
 };
 
+const EGRESS = {
+  network: 'sandyard-abc',
+  address: '10.217.0.2',
+  proxy: { name: 'egress-proxy', address: '10.217.0.3' },
+};
+const WITH_EGRESS = { ...SPEC, egress: EGRESS };
 const WITH_VOLUME = { ...SPEC, volume: { name: 'sandyard-warden-1', target: '/usr/lib/sandyard' } };
 const MOUNT = { Type: 'volume', Name: 'sandyard-warden-1', Destination: '/usr/lib/sandyard', RW: false };
 const ANONYMOUS = { Type: 'volume', Name: 'a'.repeat(64), Destination: '/data', RW: true };
@@ -91,6 +97,20 @@ describe('what a container is made with', () => {
       expect(host[setting]).toBeUndefined();
     },
   );
+
+  it('with egress is in that network alone, at its address, with no name server and no IPv6', () => {
+    const { HostConfig, NetworkingConfig } = toCreateOptions(WITH_EGRESS);
+    expect(HostConfig).toMatchObject({
+      NetworkMode: 'sandyard-abc',
+      Dns: ['127.0.0.1'],
+      ExtraHosts: ['egress-proxy:10.217.0.3'],
+      Sysctls: { 'net.ipv6.conf.all.disable_ipv6': '1', 'net.ipv6.conf.default.disable_ipv6': '1' },
+    });
+    expect(NetworkingConfig?.EndpointsConfig).toEqual({
+      'sandyard-abc': { IPAMConfig: { IPv4Address: '10.217.0.2' } },
+    });
+    expect(options).not.toHaveProperty('NetworkingConfig');
+  });
 
   it('swaps nothing', () => {
     expect(host).toMatchObject({ Memory: 3 * GIB, MemorySwap: 3 * GIB });
