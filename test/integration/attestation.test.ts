@@ -32,6 +32,8 @@ describe.each(RUNTIMES)('attestation on %s', (runtime) => {
     ['another user', { user: '2000:2000' }],
     ['other limits', { memoryLimit: '300000000', cpuLimit: 0.3, pidsLimit: 1500, nofileLimit: 1000 }],
     ['the network of the bridge', { network: 'bridge' as const }],
+    ['the profile strict', { profile: 'strict' as const }],
+    ['the profile dev', { profile: 'dev' as const }],
   ])('finds one with %s as it was made', async (_what, options) => {
     expect(faults(await (await make(options)).attest())).toEqual({});
   });

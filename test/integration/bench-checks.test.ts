@@ -47,8 +47,7 @@ const BENCH: readonly [check: string, reports: (found: Inspected) => boolean][] 
   ['5.3 no SELinux label', (found) => option(found, /^label[:=]disable/)],
   [
     '5.4 capabilities added',
-    ({ HostConfig }) =>
-      (HostConfig.CapAdd ?? []).some((name) => !DEFAULT_CAPABILITIES.has(name.replace(/^CAP_/, ''))),
+    ({ HostConfig }) => (HostConfig.CapAdd ?? []).some((name) => !DEFAULT_CAPABILITIES.has(name.replace(/^CAP_/, ''))),
   ],
   ['5.5 privileged', ({ HostConfig }) => HostConfig['Privileged'] !== false],
   [

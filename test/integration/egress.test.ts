@@ -358,3 +358,9 @@ describe('the policy of a sandbox', () => {
     }
   });
 });
+
+it('is attested: the only network that it is in is its own', async () => {
+  const { checks } = await sandbox.attest();
+  expect(checks.filter(({ status }) => status !== 'ok')).toEqual([]);
+  expect(checks.find(({ check }) => check === 'Networks')?.found).toBe(`sandyard-${sandbox.id}`);
+});

@@ -115,17 +115,23 @@ describe('docker-compose.prod.yml', () => {
     expect(prod.file.services['docker']?.networks).toBeUndefined(); // the default one, and it alone
   });
 
-  it('has the token in a file, and not in the environment', () => {
-    expect(prod.file.secrets).toEqual({ token: { file: '${TOKEN_FILE:-./deploy/secrets/token}' } });
+  it('has its secrets in files, and not in the environment', () => {
+    expect(prod.file.secrets).toEqual({
+      token: { file: '${TOKEN_FILE:-./deploy/secrets/token}' },
+      'token-secret': { file: '${TOKEN_SECRET_FILE:-./deploy/secrets/token-secret}' },
+    });
     const { secrets, environment = {} } = prod.file.services['sandyard'] ?? {};
-    expect(secrets).toEqual(['token']);
+    expect(secrets).toEqual(['token', 'token-secret']);
     expect(environment['SANDBOX_TOKEN_FILE']).toBe('/run/secrets/token');
+    expect(environment['SANDBOX_TOKEN_SECRET_FILE']).toBe('/run/secrets/token-secret');
     expect(Object.keys(environment)).not.toContain('SANDBOX_TOKEN');
+    expect(Object.keys(environment)).not.toContain('SANDBOX_TOKEN_SECRET');
+    expect(prod.file.services['prometheus']?.secrets).toEqual(['token']);
   });
 
   it('passes every variable on that an operator may set', () => {
     const passed = Object.keys(prod.file.services['sandyard']?.environment ?? {});
-    const passedOrOwn = new Set([...passed, 'HOST', 'PORT', 'SANDBOX_TOKEN']);
+    const passedOrOwn = new Set([...passed, 'HOST', 'PORT', 'SANDBOX_TOKEN', 'SANDBOX_TOKEN_SECRET']);
     expect(Object.keys(VARIABLES).filter((name) => !passedOrOwn.has(name))).toEqual([]);
   });
 });

@@ -1,9 +1,12 @@
 import { describe, expect, it } from 'vitest';
 
 import { Isolating, toPidsLimit } from '../../../src/create/isolating.js';
+import { egressSchema } from '../../../src/egress-schemas.js';
 import type { EngineInfo } from '../../../src/engine/engine.js';
 import type { IsolationSettings } from '../../../src/isolation.js';
 import { FakeEngine } from '../../fixtures/fake-engine.js';
+
+const EGRESS = { egress: egressSchema.parse({ allow: ['example.com'] }) };
 
 const OPEN: IsolationSettings = {
   profile: 'standard',
@@ -55,7 +58,9 @@ describe('the runtime of a sandbox', () => {
   it('may be one of several that are gVisor, by the network that they have', async () => {
     const { isolating } = setUp({}, { runtimes: ['runc', 'runsc', 'runsc-net'], runtimesWithoutNetwork: ['runsc'] });
     expect((await isolating.settle({ runtime: 'auto' })).runtime).toBe('runsc');
-    expect((await isolating.settle({ runtime: 'auto', network: 'bridge' })).runtime).toBe('runsc-net');
+    for (const network of ['bridge', EGRESS] as const) {
+      expect((await isolating.settle({ runtime: 'auto', network })).runtime).toBe('runsc-net');
+    }
   });
 
   it('is refused when the engine has none of that name, once it was asked anew', async () => {
@@ -81,6 +86,17 @@ describe('the runtime of a sandbox', () => {
     const refusal = { code: 'forbidden', details: { setting: 'SANDBOX_ALLOWED_RUNTIMES' } };
     await expect(isolating.settle(asked)).rejects.toMatchObject(refusal);
   });
+});
+
+it.each<[IsolationSettings['allowedNetworks'], isAllowed: boolean]>([
+  [undefined, true],
+  [['none', 'egress'], true],
+  [['none', 'bridge'], false],
+])('egress is one of the networks that an operator may allow: %j', (allowedNetworks, isAllowed) => {
+  const { isolating } = setUp({ allowedNetworks });
+  const check = () => isolating.check({ network: EGRESS });
+  if (isAllowed) expect(check()).toMatchObject({ network: EGRESS });
+  else expect(check).toThrow('The operator doesn\'t allow the network "egress".');
 });
 
 describe('the limit on processes', () => {

@@ -1,7 +1,7 @@
 import type Docker from 'dockerode';
 import { describe, expect, it } from 'vitest';
 
-import { toCreateOptions, verifyApplied } from '../../../src/engine/container-spec.js';
+import { compareSettings, toCreateOptions, verifyApplied } from '../../../src/engine/container-spec.js';
 import type { ContainerSpec } from '../../../src/engine/engine.js';
 import { SECCOMP_PROFILE } from '../../../src/engine/seccomp-profile.js';
 
@@ -325,6 +325,16 @@ describe('verifyApplied', () => {
     const spec = { ...SPEC, runtime: 'runsc' };
     expect(() => verifyApplied(spec, applied({ Runtime: 'runsc' }))).not.toThrow();
     expect(() => verifyApplied(spec, applied({ Runtime: 'runc' }))).toThrow(/Runtime: asked runsc, found runc/);
+  });
+
+  it('compares the networks themselves only where one is its own: else who attests it does', () => {
+    const rows = (spec: ContainerSpec, Networks: object) =>
+      compareSettings(spec, applied({}, { NetworkSettings: { Networks } })).filter(
+        ({ setting }) => setting === 'Networks',
+      );
+    expect(rows(SPEC, { none: {} })).toEqual([]);
+    const both = { asked: EGRESS.network, found: `${EGRESS.network},other` };
+    expect(rows(WITH_EGRESS, { [EGRESS.network]: {}, other: {} })).toMatchObject([both]);
   });
 
   it('names all that differ', () => {
