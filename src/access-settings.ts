@@ -2,7 +2,8 @@ import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 
 import { SandyardError } from './errors.js';
 import { OWNER_PATTERN } from './schemas.js';
-import { MIN_TOKEN_SECRET, type Values, type VariableName } from './variables.js';
+import { MIN_TOKEN_SECRET } from './variable-schemas.js';
+import type { Values, VariableName } from './variables.js';
 
 /*
  * Who may use the service, as it is configured: what its keys are and what each is good for.

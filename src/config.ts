@@ -8,9 +8,12 @@ import {
   type AccessSettings,
   type TokenSettings,
 } from './access-settings.js';
+import { toEgress, type EgressSettings } from './egress-settings.js';
 import { SandyardError } from './errors.js';
 import type { IsolationSettings } from './isolation.js';
-import { MIN_WEBHOOK_SECRET, toWebhookKey, VARIABLES, type VariableName, type Values } from './variables.js';
+import { toIsolation } from './isolation-settings.js';
+import { VARIABLES, type VariableName, type Values } from './variables.js';
+import { readWebhooks, type WebhookSettings } from './webhook-settings.js';
 
 /* The only reader of process.env: what the variables are is in variables.ts, here is what they become. */
 
@@ -74,26 +77,6 @@ export interface AdmissionSettings {
 interface PoolSettings {
   readonly size: number;
   readonly max: number;
-}
-
-/** Where sandboxes with egress may get, and how. */
-export interface EgressSettings {
-  /** What may be asked for at the most, as in `allow`; `*` is every public host, and nothing that egress is refused. */
-  readonly allowedDomains: readonly string[];
-  /** The range that their networks are taken from: `10.217.0.0/16`. */
-  readonly subnets: string;
-  /** The name servers of the proxy, `ADDRESS` or `ADDRESS:PORT`; none for the engine's own. */
-  readonly dns: readonly string[];
-  /** The engine's network by which the proxy reaches the outside; `undefined` for one of its own. */
-  readonly network: string | undefined;
-  /** Ranges that may be reached by an allowed name though they aren't public. */
-  readonly unsafeDestinations: readonly string[];
-}
-
-/** Whom to tell of what happens to sandboxes, and with which secret to sign that. */
-export interface WebhookSettings {
-  readonly urls: readonly string[];
-  readonly key: Uint8Array;
 }
 
 /** What names the engine in the environment, by Docker's own variables. */
@@ -221,18 +204,6 @@ function readVariables(env: Environment, names: readonly VariableName[]): Values
   return Object.fromEntries(entries) as Values;
 }
 
-function readWebhooks(values: Values): WebhookSettings | undefined {
-  const urls = values.SANDBOX_WEBHOOK_URLS ?? [];
-  if (urls.length === 0) return undefined;
-  const secret = readSecret(values, { name: 'SANDBOX_WEBHOOK_SECRET', what: 'secret', min: MIN_WEBHOOK_SECRET });
-  const key = secret === undefined ? undefined : toWebhookKey(secret);
-  if (key !== undefined) return { urls, key };
-  const fault = secret === undefined ? 'there is no secret' : 'the secret is not 24 bytes or more in base64';
-  throw new SandyardError('config_invalid', `SANDBOX_WEBHOOK_URLS is set, and ${fault}.`, {
-    hint: 'Set SANDBOX_WEBHOOK_SECRET, such as to: echo "whsec_$(openssl rand -base64 32)"',
-  });
-}
-
 function toManagerDefaults(values: Values): ManagerDefaults {
   const limits = toLimits(values);
   const admission = toAdmission(values);
@@ -253,27 +224,6 @@ function toManagerDefaults(values: Values): ManagerDefaults {
     pool,
     egress: toEgress(values),
   };
-}
-
-function toIsolation(values: Values): IsolationSettings {
-  const isolation: IsolationSettings = {
-    profile: required(values, 'SANDBOX_PROFILE'),
-    runtime: values.SANDBOX_RUNTIME,
-    allowedProfiles: values.SANDBOX_ALLOWED_PROFILES,
-    allowedNetworks: values.SANDBOX_ALLOWED_NETWORKS,
-    allowedImages: values.SANDBOX_ALLOWED_IMAGES,
-    allowedRuntimes: values.SANDBOX_ALLOWED_RUNTIMES,
-  };
-  const { profile, runtime, allowedProfiles, allowedRuntimes } = isolation;
-  const mistakes = [
-    ['SANDBOX_PROFILE', allowedProfiles?.includes(profile) === false],
-    ['SANDBOX_RUNTIME', runtime !== undefined && runtime !== 'auto' && allowedRuntimes?.includes(runtime) === false],
-  ] as const;
-  for (const [name, isWrong] of mistakes) {
-    const list = name.replace('SANDBOX_', 'SANDBOX_ALLOWED_');
-    if (isWrong) throw new SandyardError('config_invalid', `${name} is not one that ${list}S allows.`);
-  }
-  return isolation;
 }
 
 function toLimits(values: Values): Limits {
@@ -329,16 +279,6 @@ function toAdmission(values: Values): AdmissionSettings {
 function toPool(values: Values): PoolSettings {
   const size = required(values, 'SANDBOX_POOL_SIZE');
   return { size, max: values.SANDBOX_POOL_MAX ?? size };
-}
-
-function toEgress(values: Values): EgressSettings {
-  return {
-    allowedDomains: values.SANDBOX_ALLOWED_DOMAINS ?? ['*'],
-    subnets: required(values, 'SANDBOX_EGRESS_SUBNETS'),
-    dns: values.SANDBOX_EGRESS_DNS ?? [],
-    network: values.SANDBOX_EGRESS_NETWORK,
-    unsafeDestinations: values.SANDBOX_EGRESS_UNSAFE_DESTINATIONS ?? [],
-  };
 }
 
 function checkPairs(pairs: readonly (readonly [name: string, value: number, ceilingName: string, ceiling: number])[]) {

@@ -1,5 +1,5 @@
-export { SandboxManager, type CreateCallOptions, type SandboxList, type TenantOptions } from './manager.js';
-export type { ManagerOptions } from './manager-options.js';
+export { SandboxManager } from './manager.js';
+export type { CreateCallOptions, ManagerOptions, SandboxList, TenantOptions } from './manager-options.js';
 export { Sandbox, type SandboxStats, type StopOptions } from './sandbox.js';
 export type { CallOptions } from './engine/engine.js';
 export {
@@ -42,6 +42,7 @@ export {
 } from './errors.js';
 export type { SignalName } from './signals.js';
 export type { CreateOptions, ListOptions } from './schemas.js';
-export type { EgressSettings, Limits } from './config.js';
+export type { Limits } from './config.js';
+export type { EgressSettings } from './egress-settings.js';
 export type { IsolationSettings, Profile } from './isolation.js';
 export type { Log } from './log.js';

@@ -1,11 +1,19 @@
 import type Docker from 'dockerode';
 
-import type { AdmissionSettings, EgressSettings, Limits } from './config.js';
-import type { Engine } from './engine/engine.js';
+import type { AdmissionSettings, Limits } from './config.js';
+import type { EgressSettings } from './egress-settings.js';
+import type { CallOptions, Engine } from './engine/engine.js';
+import { checkSchedule } from './fleet/reaper.js';
 import type { IsolationSettings } from './isolation.js';
 import type { Log } from './log.js';
+import type { MadeFor } from './record/record.js';
+import type { SandboxInfo } from './sandbox-info.js';
 import type { Telemetry } from './telemetry.js';
 import type { PoolOptions } from './create/warm-sandboxes.js';
+
+const DEFAULT_REAPER_SCHEDULE = '*/30 * * * * *';
+/** Longer than all the deadlines of a create together. */
+const HALF_CREATED_AFTER_MS = 10 * 60_000;
 
 export interface ManagerOptions {
   /** A dockerode client. Default: the engine that DOCKER_HOST names, or one found at the usual sockets. */
@@ -41,4 +49,41 @@ export interface ManagerOptions {
       }
     | false
     | undefined;
+}
+
+export interface CreateCallOptions extends CallOptions {
+  /**
+   * The request that it is made for: one with the same key gets the sandbox that there is, also from another manager, for as
+   * long as that lives; and `idempotency_mismatch` where `content` isn't the same.
+   */
+  readonly madeFor?: MadeFor | undefined;
+  /** Whose it is to be, of those that this manager's owner makes sandboxes for. Default: the owner's own. */
+  readonly tenant?: string | undefined;
+}
+
+/** `tenant`: only of what is that tenant's. Default: of all that is the owner's. */
+export interface TenantOptions extends CallOptions {
+  readonly tenant?: string | undefined;
+}
+
+export interface SandboxList {
+  readonly sandboxes: readonly SandboxInfo[];
+  /** Pass it on to have the next ones; `null` at the end. */
+  readonly cursor: string | null;
+}
+
+/** Those that are to have any. */
+export function toPools(pool: PoolOptions | readonly PoolOptions[]): readonly PoolOptions[] {
+  const pools = Array.isArray(pool) ? (pool as readonly PoolOptions[]) : [pool as PoolOptions];
+  return pools.filter(({ size, max = size }) => Math.max(size, max) > 0);
+}
+
+/** Without a schedule it runs only when it is told to. Throws `config_invalid` for one that is none. */
+export function toReaperSettings(given: ManagerOptions['reaper']) {
+  const { schedule = DEFAULT_REAPER_SCHEDULE, dryRun = false, ...rest } = given === false ? {} : (given ?? {});
+  return {
+    schedule: given === false ? undefined : checkSchedule(schedule),
+    dryRun,
+    halfCreatedAfterMs: rest.halfCreatedAfterMs ?? HALF_CREATED_AFTER_MS,
+  };
 }

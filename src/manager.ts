@@ -1,4 +1,4 @@
-import { Admission, type Wanted } from './create/admission.js';
+import { Admission } from './create/admission.js';
 import type { CopyResult } from './archive/archive.js';
 import type { Attestation } from './attest/attestation.js';
 import { readEngineEnvironment, readManagerDefaults, type Limits } from './config.js';
@@ -23,9 +23,16 @@ import { silentLog, type Log } from './log.js';
 import { MachineRoom } from './create/machine-room.js';
 import { Making } from './create/making.js';
 import type { Command, ExecOptions, ExecResult } from './process/process.js';
-import { checkSchedule, Reaper, type PruneResult, type ReapOptions } from './fleet/reaper.js';
-import type { ManagerOptions } from './manager-options.js';
-import { claimedAs, poolName, type Claim, type MadeFor, type SandboxRecord } from './record/record.js';
+import { Reaper, type PruneResult, type ReapOptions } from './fleet/reaper.js';
+import {
+  toPools,
+  toReaperSettings,
+  type CreateCallOptions,
+  type ManagerOptions,
+  type SandboxList,
+  type TenantOptions,
+} from './manager-options.js';
+import type { SandboxRecord } from './record/record.js';
 import { Records } from './fleet/records.js';
 import { Sandbox, type SandboxContext, type SandboxStats, type StopOptions } from './sandbox.js';
 import { toInfo, type SandboxInfo } from './sandbox-info.js';
@@ -33,32 +40,7 @@ import { createOptionsSchema, fields, parseInput, type CreateOptions, type ListO
 import { silentTelemetry, type ManagerGauges } from './telemetry.js';
 import { Waking } from './fleet/waking.js';
 import { OUR_IMAGE, WardenDelivery } from './warden.js';
-import { WarmSandboxes, type PoolOptions } from './create/warm-sandboxes.js';
-
-const DEFAULT_REAPER_SCHEDULE = '*/30 * * * * *';
-/** Longer than all the deadlines of a create together. */
-const HALF_CREATED_AFTER_MS = 10 * 60_000;
-
-export interface CreateCallOptions extends CallOptions {
-  /**
-   * The request that it is made for: one with the same key gets the sandbox that there is, also from another manager, for as
-   * long as that lives; and `idempotency_mismatch` where `content` isn't the same.
-   */
-  readonly madeFor?: MadeFor | undefined;
-  /** Whose it is to be, of those that this manager's owner makes sandboxes for. Default: the owner's own. */
-  readonly tenant?: string | undefined;
-}
-
-/** `tenant`: only of what is that tenant's. Default: of all that is the owner's. */
-export interface TenantOptions extends CallOptions {
-  readonly tenant?: string | undefined;
-}
-
-export interface SandboxList {
-  readonly sandboxes: readonly SandboxInfo[];
-  /** Pass it on to have the next ones; `null` at the end. */
-  readonly cursor: string | null;
-}
+import { WarmSandboxes } from './create/warm-sandboxes.js';
 
 /**
  * Makes and keeps sandboxes on one Docker engine. Any number of managers can share an engine; all that is to be
@@ -69,7 +51,6 @@ export class SandboxManager implements AsyncDisposable {
   readonly image: string;
   readonly owner: string;
   readonly limits: Limits;
-  readonly #engine: Engine;
   readonly #log: Log;
   readonly #context: SandboxContext;
   readonly #directory: SandboxDirectory;
@@ -78,7 +59,6 @@ export class SandboxManager implements AsyncDisposable {
   readonly #making: Making;
   readonly #doctor: Doctor;
   readonly #reaper: Reaper;
-  readonly #egress: Egress;
   readonly #schedule: string | undefined;
   readonly #endings = new Endings();
   #adopted = false;
@@ -124,8 +104,6 @@ export class SandboxManager implements AsyncDisposable {
       images: [image, OUR_IMAGE],
       maxLifetimeMs: limits.maxLifetimeMs,
     });
-    this.#egress = egress;
-    this.#engine = engine;
     this.#context = {
       egress,
       engine,
@@ -168,7 +146,7 @@ export class SandboxManager implements AsyncDisposable {
       ...common,
       isolating,
       pools: toPools(options.pool ?? { ...defaults.pool }),
-      whenThereIsRoom: (wanted, make) => this.#whenThereIsRoom(wanted, make),
+      whenThereIsRoom: (wanted, make) => this.#admission.whenThereIsRoom(wanted, make),
       remove: (record) => this.#remove(record),
       claimed: (id) => lifecycle.intend(id, 'requested', ['created']),
     });
@@ -178,22 +156,19 @@ export class SandboxManager implements AsyncDisposable {
       warm: this.#warm,
       isolating,
       all: (call) => directory.all(call),
-      readClaim: (record) => this.#readClaim(record),
+      readClaim: (record) => directory.readClaim(record),
       isTaken: (record) => records.isTaken(record),
       setLimits: ({ containerId, limits }) => engine.updateContainer(containerId, limits),
     });
-    const reaper = options.reaper === false ? undefined : (options.reaper ?? {});
-    this.#schedule = reaper === undefined ? undefined : checkSchedule(reaper.schedule ?? DEFAULT_REAPER_SCHEDULE);
+    const { schedule, dryRun, halfCreatedAfterMs } = toReaperSettings(options.reaper);
+    this.#schedule = schedule;
     this.#reaper = new Reaper({
       ...common,
-      rules: {
-        stoppedRetentionMs: limits.stoppedRetentionMs,
-        halfCreatedAfterMs: reaper?.halfCreatedAfterMs ?? HALF_CREATED_AFTER_MS,
-      },
-      dryRun: reaper?.dryRun ?? false,
+      rules: { stoppedRetentionMs: limits.stoppedRetentionMs, halfCreatedAfterMs },
+      dryRun,
       candidates: (call) => directory.all(call),
       readLeaseEnd: (record) => records.readLeaseEnd(record),
-      readClaim: (record) => this.#readClaim(record),
+      readClaim: (record) => directory.readClaim(record),
       outageOf: (record) => inventory.outageOf(record),
       pauseExpired: (record) => pausing.pauseExpired(record),
       removing: ({ id }, reason) => lifecycle.intend(id, reason, ['stopped', 'destroyed']),
@@ -211,12 +186,12 @@ export class SandboxManager implements AsyncDisposable {
     const { version, address, found } = await this.#adopt(signal).finally(() => this.#checkOpen());
     if (this.#schedule !== undefined) this.#reaper.start(this.#schedule);
     this.#warm.start();
-    this.#egress.start();
+    this.#context.egress.start();
     this.#log.info({ engine: address, version, owner: this.owner, expired: found.length }, 'manager is open');
   }
 
   async #adopt(signal: AbortSignal | undefined) {
-    const { version, address } = await this.#engine.info({ signal });
+    const { version, address } = await this.#context.engine.info({ signal });
     this.#checkOpen(); // close() may have come meanwhile
     await this.#context.inventory.open(signal);
     this.#checkOpen();
@@ -343,7 +318,7 @@ export class SandboxManager implements AsyncDisposable {
   }
 
   async engineInfo(options: CallOptions = {}): Promise<EngineInfo> {
-    return this.#engine.info(options);
+    return this.#context.engine.info(options);
   }
 
   /**
@@ -358,7 +333,7 @@ export class SandboxManager implements AsyncDisposable {
   /** Whether the engine has the default image. */
   async hasImage(options: CallOptions = {}): Promise<boolean> {
     try {
-      await this.#engine.inspectImage(this.image, options);
+      await this.#context.engine.inspectImage(this.image, options);
       return true;
     } catch (error) {
       if (isSandyardError(error, 'image_not_found')) return false;
@@ -381,10 +356,10 @@ export class SandboxManager implements AsyncDisposable {
     this.#context.lifecycle.close();
     await this.#reaper.stop();
     await this.#warm.close();
-    await this.#egress.close();
+    await this.#context.egress.close();
     await this.#context.inventory.close();
     await this.#context.connections.close();
-    this.#engine.close();
+    this.#context.engine.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -405,7 +380,7 @@ export class SandboxManager implements AsyncDisposable {
   }
 
   #forget(id: string, record?: SandboxRecord): void {
-    if (typeof record?.network === 'object') void this.#egress.release(id);
+    if (typeof record?.network === 'object') void this.#context.egress.release(id);
     const { connections, leases, inventory } = this.#context;
     connections.destroyed(id);
     leases.forget(id);
@@ -415,39 +390,12 @@ export class SandboxManager implements AsyncDisposable {
 
   async #remove(record: SandboxRecord): Promise<void> {
     this.#context.lifecycle.intend(record.id, 'requested', ['stopped', 'destroyed']);
-    await this.#engine.removeContainer(record.containerId);
+    await this.#context.engine.removeContainer(record.containerId);
     this.#forget(record.id, record);
-  }
-
-  /** What a warm one was claimed as. Whoever claimed it and has died since may have left it its old name. */
-  async #readClaim(record: SandboxRecord): Promise<Claim | undefined> {
-    const { records, inventory } = this.#context;
-    const claim = await records.readClaim(record);
-    if (claim !== undefined && record.name === poolName(record.id)) {
-      const claimed = claimedAs(record, claim);
-      await this.#engine.renameContainer(record.containerId, claimed.name);
-      inventory.enter(claimed);
-    }
-    return claim;
-  }
-
-  async #whenThereIsRoom<T>(wanted: Wanted, make: () => Promise<T>): Promise<T | undefined> {
-    const admitted = await this.#admission.tryEnter(wanted);
-    if (admitted === undefined) return undefined;
-    try {
-      return await make();
-    } finally {
-      admitted.release();
-    }
   }
 
   #checkOpen(): void {
     if (!this.#closed) return;
     throw new SandyardError('manager_closed', 'The manager is closed.', { hint: 'Make a new SandboxManager.' });
   }
-}
-
-function toPools(pool: PoolOptions | readonly PoolOptions[]): readonly PoolOptions[] {
-  const pools = Array.isArray(pool) ? (pool as readonly PoolOptions[]) : [pool as PoolOptions];
-  return pools.filter(({ size, max = size }) => Math.max(size, max) > 0);
 }

@@ -42,7 +42,7 @@ export const ATTEMPTS: readonly Attempt[] = [
 ];
 
 /** Answers that say no. With any other, such as EINVAL, the call has got through to what it is for. */
-const REFUSED: readonly string[] = [
+const REFUSED: ReadonlySet<string> = new Set([
   'EPERM',
   'EACCES',
   'EROFS',
@@ -52,8 +52,8 @@ const REFUSED: readonly string[] = [
   'EPROTONOSUPPORT',
   'ESOCKTNOSUPPORT',
   'SIGSYS',
-];
+]);
 
 export function isRefused(answer: string): boolean {
-  return REFUSED.includes(answer);
+  return REFUSED.has(answer);
 }

@@ -17,7 +17,12 @@ const PROBE_TIMEOUT_MS = 15_000;
 const MAX_PROBE_BYTES = 1024 * 1024;
 
 /** What goes beyond the sandbox itself: then there is nothing to attest. */
-const NOT_ITS_OWN: readonly ErrorCode[] = ['aborted', 'manager_closed', 'sandbox_not_found', 'engine_unavailable'];
+const NOT_ITS_OWN: ReadonlySet<ErrorCode> = new Set([
+  'aborted',
+  'manager_closed',
+  'sandbox_not_found',
+  'engine_unavailable',
+]);
 
 /** What is enforced of what a sandbox was made with. */
 export interface Attestation {
@@ -61,7 +66,7 @@ export async function attest(parts: AttestParts, { signal }: CallOptions): Promi
     const output = await probe(target, { paths: probedPaths(comparison), signal });
     inside = judgeInside(parseProbe(output), { comparison, user: target.user, gvisor });
   } catch (error) {
-    if (!isSandyardError(error) || NOT_ITS_OWN.includes(error.code)) throw error;
+    if (!isSandyardError(error) || NOT_ITS_OWN.has(error.code)) throw error;
     inside = [noProbe(error)];
   }
   const checks = [...judgeContainer(comparison), ...inside];

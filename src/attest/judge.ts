@@ -34,7 +34,7 @@ const ENGINE_SOCKETS = [
   '/run/podman/podman.sock',
 ];
 
-const UPDATABLE: readonly string[] = ['Memory', 'MemorySwap', 'NanoCpus', 'PidsLimit'];
+const UPDATABLE: ReadonlySet<string> = new Set(['Memory', 'MemorySwap', 'NanoCpus', 'PidsLimit']);
 const DESTROY = 'Destroy the sandbox and create another.';
 const RESET = 'Set it back with `docker update`, or destroy the sandbox and create another.';
 
@@ -51,7 +51,7 @@ const FIRST_NAMESPACES: Readonly<Record<string, string>> = {
 
 /** What every container has mounted, and where the engine and the runtime mount things of their own. */
 const USUAL_MOUNTS = /^\/($|(proc|sys)($|\/)|dev$|dev\/(pts|shm|mqueue|console)$|etc\/(resolv\.conf|hostname|hosts)$)/;
-const USUAL_TYPES = ['proc', 'sysfs', 'tmpfs', 'devtmpfs', 'cgroup', 'cgroup2', 'mqueue', 'devpts'];
+const USUAL_TYPES = new Set(['proc', 'sysfs', 'tmpfs', 'devtmpfs', 'cgroup', 'cgroup2', 'mqueue', 'devpts']);
 
 /** A kernel that rounds a limit to pages has kept to it. */
 const PAGES_BYTES = 64 * 1024;
@@ -69,7 +69,7 @@ export function judgeContainer({ settings }: ContainerComparison): AttestationCh
       expected: asked,
       found,
       ok: asked === found,
-      fix: UPDATABLE.includes(setting.setting) ? RESET : DESTROY,
+      fix: UPDATABLE.has(setting.setting) ? RESET : DESTROY,
     });
   });
 }
@@ -119,7 +119,7 @@ function judgeLimits({ values }: ProbeReport, { comparison, gvisor }: Expectatio
   return [
     judgeBytes('memory', memoryBytes, group('memory/memory.limit_in_bytes', 'memory.max')),
     judgeBytes('swap', swapBytes, swap),
-    judgeValue('pids', String(pids), group('pids/pids.max', 'pids.max'), RESET),
+    judgePids(String(pids), group('pids/pids.max', 'pids.max')),
     judgeCpus(cpus, share),
     ...ofProcess,
   ];
@@ -175,10 +175,10 @@ function isReadable(answer: string | undefined): boolean {
 function isExpected({ target, root, type, writable }: ProbeMount, { comparison, gvisor }: Expectations): boolean {
   const known = comparison.mounts.find((mount) => mount.target === target);
   if (known !== undefined) return known.writable || !writable;
-  if (/\.sock$/.test(root)) return false;
+  if (root.endsWith('.sock')) return false;
   if (gvisor && target === '/tmp' && type === 'tmpfs') return true; // it makes that itself
   if (!USUAL_MOUNTS.test(target)) return false;
-  return !/^\/(proc|sys)\//.test(target) || USUAL_TYPES.includes(type);
+  return !/^\/(proc|sys)\//.test(target) || USUAL_TYPES.has(type);
 }
 
 function describeMount({ target, root, type, writable }: ProbeMount): string {
@@ -212,9 +212,14 @@ function judgeAttempt(
   return judge('inside', check, { expected: 'refused', found, ok: isRefused(answer), fix });
 }
 
-function judgeValue(check: string, expected: string, found: string | undefined, fix = DESTROY): AttestationCheck {
+function judgeValue(check: string, expected: string, found: string | undefined): AttestationCheck {
   if (found === undefined) return unknown(check, expected);
-  return judge('inside', check, { expected, found, ok: found === expected, fix });
+  return judge('inside', check, { expected, found, ok: found === expected, fix: DESTROY });
+}
+
+function judgePids(expected: string, found: string | undefined): AttestationCheck {
+  if (found === undefined) return unknown('pids', expected);
+  return judge('inside', 'pids', { expected, found, ok: found === expected, fix: RESET });
 }
 
 function judgeBytes(check: string, expected: number, found: string | undefined): AttestationCheck {

@@ -130,6 +130,17 @@ export class Admission {
     return undefined;
   }
 
+  /** Runs `make` in such a turn; `undefined` where there is none. */
+  async whenThereIsRoom<T>(wanted: Wanted, make: () => Promise<T>): Promise<T | undefined> {
+    const admitted = await this.tryEnter(wanted);
+    if (admitted === undefined) return undefined;
+    try {
+      return await make();
+    } finally {
+      admitted.release();
+    }
+  }
+
   /** Those that wait get `manager_closed`, as does whoever comes. What was admitted keeps its place until it is released. */
   close(): void {
     this.#closed = true;

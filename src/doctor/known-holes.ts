@@ -128,11 +128,11 @@ export function compareReleases(a: string, b: string): number {
 
 /** Behind all stages that come before a release, in the order of the alphabet. */
 const RELEASED = 'released';
-const STAGES: readonly string[] = ['alpha', 'beta', 'rc'];
+const STAGES: ReadonlySet<string> = new Set(['alpha', 'beta', 'rc']);
 
 function toParts(version: string): { numbers: number[]; stage: string; round: number } {
   const [, numbers = '', stage = RELEASED, round = '0'] =
     /^v?(\d+(?:\.\d+)*)(?:-(alpha|beta|rc)\.?(\d*))?/.exec(version) ?? [];
-  const known = STAGES.includes(stage) ? stage : RELEASED;
+  const known = STAGES.has(stage) ? stage : RELEASED;
   return { numbers: numbers.split('.').map(Number), stage: known, round: Number(round) };
 }

@@ -1,4 +1,4 @@
-import type { EgressSettings } from '../config.js';
+import type { EgressSettings } from '../egress-settings.js';
 import type { EgressPolicy } from '../egress-schemas.js';
 import type { EngineInfo } from '../engine/engine.js';
 import { SandyardError } from '../errors.js';

@@ -1,4 +1,4 @@
-import type { EgressSettings } from '../config.js';
+import type { EgressSettings } from '../egress-settings.js';
 import type { CallOptions, EgressEndpoint, Engine } from '../engine/engine.js';
 import { isSandyardError } from '../errors.js';
 import type { Log } from '../log.js';

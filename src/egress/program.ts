@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { extname } from 'node:path';
 
-import type { EgressSettings } from '../config.js';
+import type { EgressSettings } from '../egress-settings.js';
 import type { ProxySettings } from '../proxy/settings.js';
 import { PROXY_PORT } from './endpoint.js';
 

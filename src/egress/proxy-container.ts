@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { Channel } from '../channel/channel.js';
-import type { EgressSettings } from '../config.js';
+import type { EgressSettings } from '../egress-settings.js';
 import type { Engine, ImageInfo } from '../engine/engine.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { SandboxFiles } from '../files/files.js';

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 
-import type { EgressSettings } from '../config.js';
+import type { EgressSettings } from '../egress-settings.js';
 import type { EgressPolicy } from '../egress-schemas.js';
 import type { EgressEndpoint } from '../engine/engine.js';
 import { isSandyardError } from '../errors.js';

@@ -1,7 +1,8 @@
 import type Docker from 'dockerode';
 
 import type { EngineConnection } from './connection.js';
-import { compareSettings, settingsSeenInside, toCreateOptions } from './container-spec.js';
+import { compareSettings, settingsSeenInside } from './applied-settings.js';
+import { toCreateOptions } from './container-spec.js';
 import { inspect, toState } from './docker-containers.js';
 import type { AppliedSetting, CallOptions, ContainerComparison, ContainerSpec } from './engine.js';
 

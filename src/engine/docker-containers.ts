@@ -3,7 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { isSandyardError, SandyardError } from '../errors.js';
 import { QUICK_MS, type CallSettings, type EngineConnection } from './connection.js';
-import { toCreateOptions, verifyApplied } from './container-spec.js';
+import { verifyApplied } from './applied-settings.js';
+import { toCreateOptions } from './container-spec.js';
 import { toCreationDate, toDate } from './docker-dates.js';
 import { WARDEN_HINT, saysThat } from './engine-errors.js';
 import type { CallOptions, ContainerDetails, ContainerSpec, ContainerState, ContainerSummary } from './engine.js';

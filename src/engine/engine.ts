@@ -121,7 +121,7 @@ export interface ReadOnlyRoot {
   readonly kept: string;
 }
 
-export interface TmpfsMount {
+interface TmpfsMount {
   readonly target: string;
   readonly bytes: number;
   /** How many files and directories it may have. */

@@ -13,6 +13,7 @@ import {
   ownedBy,
   poolName,
   toRecord,
+  type Claim,
   type SandboxRecord,
 } from '../record/record.js';
 import type { Records } from './records.js';
@@ -150,6 +151,18 @@ export class SandboxDirectory {
       if (isSandyardError(error, 'sandbox_not_found')) return undefined;
       throw error;
     }
+  }
+
+  /** What a warm one was claimed as. Whoever claimed it and has died since may have left it its old name. */
+  async readClaim(record: SandboxRecord): Promise<Claim | undefined> {
+    const { engine, records, inventory } = this.#parts;
+    const claim = await records.readClaim(record);
+    if (claim !== undefined && record.name === poolName(record.id)) {
+      const claimed = claimedAs(record, claim);
+      await engine.renameContainer(record.containerId, claimed.name);
+      inventory.enter(claimed);
+    }
+    return claim;
   }
 }
 

@@ -1,7 +1,7 @@
 import { createHmac } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import type { WebhookSettings } from '../config.js';
+import type { WebhookSettings } from '../webhook-settings.js';
 import { isSandyardError } from '../errors.js';
 import type { LifecycleEvent, SandboxManager } from '../index.js';
 import type { Log } from '../log.js';

@@ -243,7 +243,7 @@ describe('readConfig', () => {
     ['SANDBOX_PROFILE', 'dev', 'SANDBOX_ALLOWED_PROFILES', 'standard,strict'],
     ['SANDBOX_RUNTIME', 'runc', 'SANDBOX_ALLOWED_RUNTIMES', 'runsc'],
   ])('refuses %s=%s, which %s does not name', (name, value, list, allowed) => {
-    const { code, message } = thrownBy(() => readConfig({ [name]: value, [list]: allowed })) as SandyardError;
+    const { code, message } = thrownBy(() => readConfig({ [name]: value, [list]: allowed }));
     expect({ code, message }).toEqual({ code: 'config_invalid', message: `${name} is not one that ${list} allows.` });
   });
 

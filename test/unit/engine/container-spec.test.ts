@@ -1,7 +1,8 @@
 import type Docker from 'dockerode';
 import { describe, expect, it } from 'vitest';
 
-import { compareSettings, toCreateOptions, verifyApplied } from '../../../src/engine/container-spec.js';
+import { compareSettings, verifyApplied } from '../../../src/engine/applied-settings.js';
+import { toCreateOptions } from '../../../src/engine/container-spec.js';
 import type { ContainerSpec } from '../../../src/engine/engine.js';
 import { SECCOMP_PROFILE } from '../../../src/engine/seccomp-profile.js';
 
