@@ -125,7 +125,7 @@ const ROWS: readonly Row[] = [
     ...INVALID,
     detail: /"memoryLimit"/,
   },
-  { what: 'root', path: EXECUTE, request: json({ command, user: 'root' }), ...INVALID, at: ['user'] },
+  { what: 'root with a group', path: EXECUTE, request: json({ command, user: '0:1000' }), ...INVALID, at: ['user'] },
   { what: 'unknown state', path: '/api/sandboxes?state=dead', ...INVALID, at: ['state'] },
   { what: 'unknown query', path: '/api/sandboxes?sate=running', ...INVALID, detail: /"sate"/ },
   { what: 'limit of 0', path: '/api/sandboxes?limit=0', ...INVALID, at: ['limit'] },
