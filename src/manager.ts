@@ -11,7 +11,7 @@ import { EngineClock } from './record/engine-clock.js';
 import { Doctor, type Diagnosis } from './doctor/doctor.js';
 import { Egress } from './egress/egress.js';
 import { DockerEngine } from './engine/docker-engine.js';
-import type { CallOptions, Engine, EngineInfo } from './engine/engine.js';
+import type { CallOptions, EngineInfo } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
 import { Endings } from './fleet/endings.js';
 import { Inventory, type InventoryChange } from './fleet/inventory.js';
