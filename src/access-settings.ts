@@ -1,6 +1,7 @@
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 
 import { SandyardError } from './errors.js';
+import type { OriginPattern } from './origins.js';
 import { OWNER_PATTERN } from './schemas.js';
 import { MIN_TOKEN_SECRET } from './variable-schemas.js';
 import type { Values, VariableName } from './variables.js';
@@ -32,7 +33,7 @@ export interface TokenSettings {
 export interface AccessSettings extends TokenSettings {
   readonly apiKeys: readonly ApiKey[];
   readonly allowOrigins: readonly string[];
-  readonly allowOriginPattern: RegExp | undefined;
+  readonly allowOriginPattern: OriginPattern | undefined;
   /** Whose `X-Forwarded-For` is believed. */
   readonly trustedProxies: readonly string[];
   /** Requests a minute; `undefined` for as many as come. */

@@ -1,7 +1,7 @@
 import { isIP } from 'node:net';
 import { z } from 'zod';
 
-import { faultOfOriginPattern, isOrigin, toOriginPattern } from './origins.js';
+import { isOrigin, toOriginPattern } from './origins.js';
 import { parseAddress, parseRange } from './proxy/addresses.js';
 import { parseDuration, parseSize } from './schemas.js';
 
@@ -66,10 +66,12 @@ export const origins = list.refine(
 );
 
 export const originPattern = z.string().transform((value, context) => {
-  const fault = faultOfOriginPattern(value);
-  if (fault === undefined) return toOriginPattern(value);
-  context.addIssue({ code: 'custom', message: fault });
-  return z.NEVER;
+  try {
+    return toOriginPattern(value);
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: (error as Error).message });
+    return z.NEVER;
+  }
 });
 
 export const proxies = list.refine(

@@ -2,7 +2,6 @@ import cors from 'cors';
 import type { RequestHandler } from 'express';
 
 import type { AccessSettings } from '../access-settings.js';
-import { isOrigin } from '../origins.js';
 
 type Allowed = Pick<AccessSettings, 'allowOrigins' | 'allowOriginPattern'>;
 
@@ -40,10 +39,8 @@ export function allowsOrigins({ allowOrigins, allowOriginPattern }: Allowed): bo
   return allowOrigins.length > 0 || allowOriginPattern !== undefined;
 }
 
-/** Only what is an origin, which is short, is matched: it comes from whoever asks. */
 export function isAllowedOrigin(origin: string, { allowOrigins, allowOriginPattern }: Allowed): boolean {
-  if (!isOrigin(origin)) return false;
-  return allowOrigins.includes(origin) || allowOriginPattern?.test(origin) === true;
+  return allowOrigins.includes(origin) || allowOriginPattern?.(origin) === true;
 }
 
 /**

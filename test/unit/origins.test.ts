@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
-import { faultOfOriginPattern, isOrigin, toOriginPattern } from '../../src/origins.js';
+import { isOrigin, toOriginPattern } from '../../src/origins.js';
 
 describe('an origin', () => {
   it.each(['https://a.example', 'http://localhost:3000', 'http://[::1]:8080'])('%s is one', (origin) => {
@@ -33,29 +33,30 @@ describe('a pattern of origins', () => {
     ['https?://localhost(:\\d+)?', 'http://localhost:3000', 'http://localhost:3000@evil.example'],
     ['https://a[.]example|https://b[.]example', 'https://b.example', 'https://a.example.evil.example'],
   ])('%s is for the whole of it', (pattern, allowed, refused) => {
-    expect(faultOfOriginPattern(pattern)).toBeUndefined();
-    expect(toOriginPattern(pattern).test(allowed)).toBe(true);
-    expect(toOriginPattern(pattern).test(refused)).toBe(false);
+    const isMeant = toOriginPattern(pattern);
+    expect(isMeant(allowed)).toBe(true);
+    expect(isMeant(refused)).toBe(false);
+  });
+
+  it('is for origins alone', () => {
+    expect(toOriginPattern('.*')('https://a.example')).toBe(true);
+    expect(toOriginPattern('.*')('https://a.example/')).toBe(false);
+    expect(toOriginPattern('.*')(`https://${'a'.repeat(400)}`)).toBe(false);
   });
 
   it.each([
     ['(', /regular expression/],
     ['[a', /regular expression/],
-    ['(.*)*', /repeat a group/],
-    ['(?:a|a)+b', /repeat a group/],
-    ['(a|b){2,}', /repeat a group/],
-    ['a*a*a*a*', /no more than 3/],
-    ['a?a?a?a?a?a?a?a?a?', /no more than 8/],
-    ['(a|a)(a|a)(a|a)(a|a)(a|a)(a|a)(a|a)(a|a)(a|a)', /no more than 8/],
-    ['(a)\\1', /references/],
-    ['(?=a)a', /look-around/],
-    ['(?<x>a)\\k<x>', /references/],
+    ['(a)\\1', /regular expression/],
+    ['(?=a)a', /regular expression/],
+    ['(?<x>a)\\k<x>', /regular expression/],
+    ['(.{0,9}.{0,9}){0,100}', /must not repeat/],
     ['a'.repeat(201), /200 characters/],
   ])('%s is refused', (pattern, why) => {
-    expect(faultOfOriginPattern(pattern)).toMatch(why);
+    expect(() => toOriginPattern(pattern)).toThrow(why);
   });
 
-  it('takes no time, whatever it is and whatever is matched', () => {
+  it('takes no time, however it is written and whatever is matched', () => {
     const part = fc.constantFrom(
       'a',
       '.',
@@ -63,22 +64,20 @@ describe('a pattern of origins', () => {
       'a+',
       '[a-z]*',
       'a?',
-      '(a|aa)',
+      '(a|aa)*',
       '(a|a)?',
-      '\\d',
+      '(.*)*',
       'a{1,9}',
       '|',
-      '(?:a.)',
+      '(?:a.)+',
     );
-    const text = fc.constantFrom('a', 'aa', '.', '1', 'ab').chain((one) => fc.constant(one.repeat(140)));
+    const host = fc.constantFrom('a', 'aa', 'ab').map((one) => one.repeat(90));
     fc.assert(
-      fc.property(fc.array(part, { maxLength: 12 }), text, (parts, tried) => {
-        const pattern = parts.join('');
-        if (faultOfOriginPattern(pattern) !== undefined) return;
+      fc.property(fc.array(part, { maxLength: 12 }), host, (parts, tried) => {
+        const isMeant = toOriginPattern(parts.join(''));
         const began = performance.now();
-        toOriginPattern(pattern).test(`https://${tried}!`.slice(0, 300));
-        toOriginPattern(pattern).test(`${tried}!`.slice(0, 300));
-        expect(performance.now() - began).toBeLessThan(500);
+        isMeant(`https://${tried}`);
+        expect(performance.now() - began).toBeLessThan(5000); // those that backtrack take years
       }),
       { numRuns: 500 },
     );
