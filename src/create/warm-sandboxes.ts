@@ -5,6 +5,7 @@ import type { Limits } from '../config.js';
 import type { SandboxConnections } from '../connections.js';
 import { throwIfAborted, type Creation } from './creation.js';
 import type { EngineClock } from '../record/engine-clock.js';
+import { toShmBytes } from '../engine/container-spec.js';
 import type { CallOptions, Engine } from '../engine/engine.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import type { Inventory } from '../fleet/inventory.js';
@@ -195,7 +196,10 @@ export class WarmSandboxes {
 
   #kindFor({ image, traits, hasOwnLabels }: SandboxPlan): WarmKind | undefined {
     if (hasOwnLabels) return undefined; // labels can't be given later
-    const fit = this.#kinds.filter((kind) => kind.image === image && immutable(kind.traits) === immutable(traits));
+    const fit = this.#kinds.filter(
+      (kind) =>
+        kind.image === image && immutable(kind.traits) === immutable(traits) && fitsInMemory(kind.traits, traits),
+    );
     return fit.find((kind) => sameLimits(kind.traits, traits)) ?? fit[0];
   }
 
@@ -242,6 +246,11 @@ function immutable({ network, workdir, user, runtime, profile, limits: { nofile,
   // What is in memory has sizes that go by the memory there is to be.
   const memoryBytes = profile === 'strict' ? limits.memoryBytes : null;
   return JSON.stringify([network, workdir, user, runtime, profile, nofile, memoryBytes]);
+}
+
+/** Its /dev/shm stays as it is, and must not be able to take more of the memory than that of a new one. */
+function fitsInMemory(made: SandboxTraits, wanted: SandboxTraits): boolean {
+  return toShmBytes(made.limits.memoryBytes) <= toShmBytes(wanted.limits.memoryBytes);
 }
 
 /** What it was claimed as is in its record, and that is root's. */

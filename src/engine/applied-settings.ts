@@ -51,7 +51,7 @@ export function compareSettings(spec: ContainerSpec, found: Docker.ContainerInsp
     ['MemorySwap', asked.MemorySwap, host.MemorySwap],
     ['NanoCpus', asked.NanoCpus, host.NanoCpus],
     ['PidsLimit', asked.PidsLimit, host.PidsLimit],
-    ['ShmSize', asked.ShmSize, host.ShmSize],
+    ['ShmSize', atMost(asked.ShmSize, host.ShmSize), host.ShmSize],
     ['OomScoreAdj', asked.OomScoreAdj, host.OomScoreAdj ?? 0],
     ['Init', false, host.Init ?? false],
   ];
@@ -84,6 +84,11 @@ export function settingsSeenInside(spec: ContainerSpec): SettingsSeenInside {
 }
 
 /** Newer engines answer with Linux's own names. */
+/** A warm one was made for as much memory as it was claimed with, or for less. */
+function atMost(asked = 0, found = 0): number {
+  return found === 0 ? asked : Math.min(asked, found);
+}
+
 function describeCapabilities(capabilities: readonly string[] | undefined): string {
   return (capabilities ?? [])
     .map((name) => name.replace(/^CAP_/, ''))

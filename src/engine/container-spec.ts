@@ -22,7 +22,6 @@ const ROOT_COMMAND_CAPABILITIES = ['DAC_OVERRIDE', 'FOWNER'];
 /** So many files the warden has room for, whatever user code may open: for each process it keeps a few. */
 const LEAST_NOFILE = 8192;
 
-/** /dev/shm is charged to the sandbox's memory: it must not be able to take all of it. */
 const SHM_BYTES = 64 * 1024 * 1024;
 
 /** Has the warden end what runs, and then itself. */
@@ -87,6 +86,11 @@ function toEgressSettings({ proxy }: EgressEndpoint): Partial<Docker.HostConfig>
   };
 }
 
+/** How large /dev/shm is: it is charged to the sandbox's memory, and must not be able to take all of it. */
+export function toShmBytes(memoryBytes: number): number {
+  return Math.min(SHM_BYTES, Math.floor(memoryBytes / 4));
+}
+
 /** dockerode's types lag behind the API by `CgroupnsMode`. */
 function toHostConfig(spec: ContainerSpec): Docker.HostConfig & { CgroupnsMode: string } {
   const nofile = Math.max(spec.nofile, LEAST_NOFILE);
@@ -117,7 +121,7 @@ function toHostConfig(spec: ContainerSpec): Docker.HostConfig & { CgroupnsMode: 
     MemorySwap: spec.memoryBytes, // memory and swap together: no swap
     NanoCpus: Math.round(spec.cpus * 1e9),
     PidsLimit: spec.pids,
-    ShmSize: Math.min(SHM_BYTES, Math.floor(spec.memoryBytes / 4)),
+    ShmSize: toShmBytes(spec.memoryBytes),
     // PID 1 is the last of its sandbox to go when memory runs out. What it starts, it raises to 500: so that on a host
     // without memory sandboxes' commands go before the host's own processes.
     OomScoreAdj: 0,

@@ -43,8 +43,10 @@ describe.each(RUNTIMES)('attestation on %s', (runtime) => {
     onTestFinished(() => removeAll(pooled));
     await eventually(async () => (await pooled.gauges()).pool.ready > 0 || undefined, { what: 'a warm sandbox' });
     // gVisor can't change the limits of what runs.
-    const limits = runtime === 'runsc' ? {} : { memoryLimit: '200m' };
+    const limits = runtime === 'runsc' ? {} : { memoryLimit: '300m' };
+    const [warm] = await dockerClient().listContainers({ filters: { label: [`sandyard.owner=${pooled.owner}`] } });
     const sandbox = await pooled.create({ runtime, ...SIZE[runtime], ...limits });
+    expect(warm?.Names[0]).toContain(sandbox.id);
     expect(faults(await sandbox.attest())).toEqual({});
   });
 

@@ -97,9 +97,10 @@ static bool is_filtered(void)
 #define UNLESS(number, skip) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, skip)
 #define IF(number, skip) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, skip, 0)
 
-/* In a user namespace of its own a process has all capabilities, and could drop the group that is its mark. What
- * makes one is refused, and clone3, whose flags a filter can't see, is said not to exist: programs then use clone. */
-static int deny_user_namespaces(void)
+/* What Docker's profile and Linux see to elsewhere. In a user namespace of its own a process has all capabilities, and
+ * could drop the group that is its mark: what makes one is refused, and clone3, whose flags a filter can't see, is said
+ * not to exist; programs then use clone. And gVisor lets root end PID 1 by a signal, which Linux doesn't. */
+static int filter_calls(void)
 {
 	struct sock_filter filter[] = {
 		LOAD(arch),
@@ -110,11 +111,22 @@ static int deny_user_namespaces(void)
 		FAIL(ENOSYS),
 		UNLESS(SYS_clone3, 1),
 		FAIL(ENOSYS),
-		IF(SYS_clone, 2),
-		IF(SYS_unshare, 1),
+		IF(SYS_clone, 7),
+		IF(SYS_unshare, 6),
+		IF(SYS_kill, 9),
+		IF(SYS_tkill, 8),
+		IF(SYS_tgkill, 7),
+		IF(SYS_rt_sigqueueinfo, 6),
+		IF(SYS_rt_tgsigqueueinfo, 5),
 		RETURN(SECCOMP_RET_ALLOW),
+		/* Of those that make a process or change its namespaces, the flags. */
 		LOAD(args[0]),
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_NEWUSER, 0, 1),
+		FAIL(EPERM),
+		RETURN(SECCOMP_RET_ALLOW),
+		/* Of those that send a signal, whom to. */
+		LOAD(args[0]),
+		UNLESS(1, 1),
 		FAIL(EPERM),
 		RETURN(SECCOMP_RET_ALLOW),
 	};
@@ -129,5 +141,5 @@ int confine(bool root_commands)
 {
 	if (drop_capabilities(root_commands) < 0)
 		return -1;
-	return is_filtered() ? 0 : deny_user_namespaces();
+	return is_filtered() ? 0 : filter_calls();
 }

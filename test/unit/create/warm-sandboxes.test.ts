@@ -58,6 +58,7 @@ describe('a warm sandbox', () => {
     ['labels of its own', { labels: { a: 'b' } }],
     ['another image', { image: 'other' }],
     ['a network', { network: 'bridge' }],
+    ['so little memory that /dev/shm could take more than a quarter', { memoryLimit: '200m' }],
     ['another user', { user: '5' }],
     ['another directory', { workdir: '/srv' }],
     ['another runtime', { runtime: 'runsc' }],
