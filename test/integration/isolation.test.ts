@@ -101,7 +101,7 @@ describe('isolation of a default sandbox', () => {
       Privileged: false,
       CapDrop: ['ALL'],
       CapAdd: ['CHOWN', 'KILL', 'SETGID', 'SETPCAP', 'SETUID'],
-      SecurityOpt: ['no-new-privileges:true'],
+      SecurityOpt: ['no-new-privileges:true', expect.stringMatching(/^seccomp=\{/)],
       NetworkMode: 'none',
       IpcMode: 'private',
       CgroupnsMode: 'private',
