@@ -32,9 +32,12 @@ export function readIdempotencyKey(request: Pick<Request, 'headersDistinct'>): s
   });
 }
 
-/** `place`: whose it is, and where it goes; `content`: what the client sent, as it was parsed. */
+/**
+ * `place`: whose it is, and where it goes; `content`: what the client sent, as it was parsed. As there may be a secret in
+ * that, nobody who hasn't the key can try what its hash is of.
+ */
 export function toRepeat(key: string, { place, content }: { place: readonly string[]; content: unknown }): Repeat {
-  return { key: hash([...place, key]), content: hash(content) };
+  return { key: hash([...place, key]), content: hash([key, content]) };
 }
 
 interface OnceCall {
