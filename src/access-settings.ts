@@ -138,7 +138,7 @@ export function readSecret(
 }
 
 /** The text of a file that a variable names. Throws `config_invalid`. */
-function readText(name: string, file: string): string {
+export function readText(name: string, file: string): string {
   try {
     return readFileSync(file, 'utf8');
   } catch (error) {

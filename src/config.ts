@@ -158,6 +158,11 @@ export function readTokenSettings(env: Environment = process.env): TokenSettings
   return { ...toTokenSettings(values), owner: required(values, 'SANDBOX_OWNER') };
 }
 
+/** A variable that a caller names: for what mustn't be in arguments. */
+export function readOwnVariable(name: string, env: Environment = process.env): string | undefined {
+  return env[name];
+}
+
 export function readEngineEnvironment(env: Environment = process.env): EngineEnvironment {
   const { DOCKER_HOST, DOCKER_TLS_VERIFY, DOCKER_CERT_PATH, XDG_RUNTIME_DIR, HOME } = env;
   return { DOCKER_HOST, DOCKER_TLS_VERIFY, DOCKER_CERT_PATH, XDG_RUNTIME_DIR, HOME };

@@ -9,7 +9,9 @@ export {
   type EgressLog,
   type EgressLogEntry,
 } from './egress/sandbox-egress.js';
+export { SandboxSecrets } from './egress/sandbox-secrets.js';
 export type { EgressOptions, EgressPolicy } from './egress-schemas.js';
+export type { SecretTraits } from './secret-schemas.js';
 export type { SandboxInfo } from './sandbox-info.js';
 export type { Attestation } from './attest/attestation.js';
 export type { AttestationCheck } from './attest/judge.js';

@@ -4,6 +4,7 @@ import type { Profile } from './isolation.js';
 import { endedByLease } from './record/expiry.js';
 import type { SandboxRecord } from './record/record.js';
 import type { EgressPolicy } from './egress-schemas.js';
+import type { SecretTraits } from './secret-schemas.js';
 
 export interface SandboxInfo {
   readonly id: string;
@@ -38,6 +39,8 @@ export interface SandboxInfo {
   };
   /** With `egress` as it was made; `sandbox.egress.get()` tells what is in force now. */
   readonly network: 'none' | 'bridge' | { readonly egress: EgressPolicy };
+  /** Where the secrets go that it was made with; `sandbox.secrets.list()` tells of those that it has now. */
+  readonly secrets: SecretTraits;
   readonly workdir: string;
   readonly user: string;
   /** The engine's runtime that was asked for; `null` for its default. */

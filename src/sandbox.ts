@@ -7,6 +7,7 @@ import type { RemoteSample } from './channel/messages.js';
 import type { Limits } from './config.js';
 import type { Egress } from './egress/egress.js';
 import { SandboxEgress } from './egress/sandbox-egress.js';
+import { SandboxSecrets } from './egress/sandbox-secrets.js';
 import type { SandboxConnections } from './connections.js';
 import { copyFrom, copyTo, type CopyFromOptions, type CopyOptions } from './copy.js';
 import type { EngineClock } from './record/engine-clock.js';
@@ -75,6 +76,7 @@ export class Sandbox implements AsyncDisposable {
   readonly files: SandboxFiles;
   readonly processes: SandboxProcesses;
   readonly egress: SandboxEgress;
+  readonly secrets: SandboxSecrets;
   readonly #context: SandboxContext;
   readonly #record: SandboxRecord;
   readonly #target: ProcessTarget;
@@ -97,6 +99,7 @@ export class Sandbox implements AsyncDisposable {
     this.files = new SandboxFiles(this.#target);
     this.processes = new SandboxProcesses(this.#target);
     this.egress = new SandboxEgress(context.egress, record);
+    this.secrets = new SandboxSecrets(context.egress, record);
   }
 
   get id(): string {
@@ -279,7 +282,7 @@ export class Sandbox implements AsyncDisposable {
   /** Removes it with all that is in it. Succeeds when it is gone already. */
   async destroy(options: CallOptions = {}): Promise<void> {
     await this.#change(['stopped', 'destroyed'], (engine) => engine.removeContainer(this.#record.containerId, options));
-    if (typeof this.#record.network === 'object') await this.#context.egress.release(this.id);
+    if (typeof this.#record.network === 'object') await this.#context.egress.release(this.id, this.#record);
     this.#context.connections.destroyed(this.id);
     this.#context.leases.forget(this.id);
     this.#context.inventory.remove(this.id);

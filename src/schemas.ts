@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { egressSchema } from './egress-schemas.js';
 import { SandyardError, type InputIssue } from './errors.js';
 import { PROFILES } from './isolation.js';
+import { secretsSchema } from './secret-schemas.js';
 import { SIGNAL_NAMES } from './signals.js';
 
 /*
@@ -272,6 +273,7 @@ export const createOptionsSchema = z.strictObject({
   nofileLimit: fields.nofileLimit.optional(),
   env: fields.env.optional(),
   network: fields.network.optional(),
+  secrets: secretsSchema.optional(),
   ttlMs: fields.durationMs.optional(),
   idleTimeoutMs: fields.durationMs.optional(),
   maxLifetimeMs: fields.durationMs.optional(),

@@ -217,6 +217,11 @@ export const VARIABLES = {
     undefined,
     'Ranges, comma-separated, that sandboxes may reach by an allowed name though they are not public, such as "10.1.2.0/24". Whatever is there must withstand hostile code.',
   ),
+  SANDBOX_EGRESS_CA_FILE: variable(
+    z.string(),
+    undefined,
+    'File of certificates, PEM, of authorities that the egress proxy trusts besides the usual ones where it opens TLS for secrets.',
+  ),
   SANDBOX_TTL: variable(duration, '1h', 'Lease of a sandbox unless a request says otherwise.'),
   SANDBOX_MAX_LIFETIME: variable(
     duration,

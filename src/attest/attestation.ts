@@ -97,6 +97,7 @@ async function toExpectedSpec(
     maxLifetimeMs,
     labels: {},
     env: {},
+    secrets: [],
     hasOwnLabels: false,
   };
   const egress = typeof record.network === 'object' ? await findEndpoint(engine, id, signal) : undefined;

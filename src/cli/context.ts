@@ -26,6 +26,8 @@ export interface Context {
   readonly version: string;
   /** Loads the library, which takes longer than all the rest of a `--help`. What it gives is not open yet. */
   openManager(): Promise<SandboxManager>;
+  /** A variable of the caller's own environment; `undefined` where it is not set. */
+  readVariable(name: string): Promise<string | undefined>;
   /** Signs a token with the secret that the environment names. Throws `config_invalid`, `forbidden`, `limit_exceeded`. */
   issueToken(request: TokenRequest): Promise<IssuedToken>;
   /** Starts the REST service, which then ends the program by itself. */

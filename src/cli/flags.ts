@@ -2,6 +2,8 @@ import { InvalidArgumentError, Option, type Command } from 'commander';
 
 import { SandyardError } from '../errors.js';
 import type { CreateOptions } from '../index.js';
+import type { Context } from './context.js';
+import { toSecrets, type SecretFlags } from './secret-flags.js';
 
 /** For a flag that may be given several times, each with `NAME=VALUE`. */
 function collectPairs(text: string, before: Readonly<Record<string, string>> = {}): Record<string, string> {
@@ -64,7 +66,7 @@ export function addAttachFlags(command: Command): Command {
     .option('--timeout <duration>', 'end it, with all that it started, after so long (exit code 124)');
 }
 
-export interface CreateFlags extends CommandFlags {
+export interface CreateFlags extends CommandFlags, SecretFlags {
   readonly project?: string;
   readonly image?: string;
   readonly memory?: string;
@@ -93,6 +95,13 @@ export function addCreateFlags(command: Command): Command {
     .option('--pids <number>', 'processes and threads at once', parseCount)
     .option('--network <mode>', 'none, or bridge to reach the network (default: none)')
     .option('--egress <host>', 'reach this by a proxy, and nothing else, such as pypi.org; repeatable', collect)
+    .option(
+      '--secret <name=hosts>',
+      'a secret that only these hosts get, comma-separated; its value is that of the variable NAME here; repeatable',
+      collectPairs,
+    )
+    .option('--secret-file <name=path>', 'a file that has the value instead; repeatable', collectPairs)
+    .option('--intercept-tls', 'secrets go into HTTPS: TLS to their hosts is opened by the proxy')
     .option('--ttl <duration>', 'lease, such as 90s, 30m or 2h; it expires after that')
     .option('--idle, --idle-timeout <duration>', 'it expires, too, when nothing was done in it for so long')
     .addOption(
@@ -126,7 +135,7 @@ function toNetwork({ network, egress }: CreateFlags): CreateOptions['network'] {
 }
 
 /** As the library takes it, which checks it. */
-export async function toCreateOptions(flags: CreateFlags): Promise<CreateOptions> {
+export async function toCreateOptions(flags: CreateFlags, context: Context): Promise<CreateOptions> {
   return {
     projectName: flags.project,
     image: flags.image,
@@ -135,6 +144,7 @@ export async function toCreateOptions(flags: CreateFlags): Promise<CreateOptions
     pidsLimit: flags.pids,
     env: flags.env,
     network: toNetwork(flags),
+    secrets: await toSecrets(flags, context),
     ttlMs: await toMs('--ttl', flags.ttl),
     idleTimeoutMs: await toMs('--idle-timeout', flags.idleTimeout),
     maxLifetimeMs: await toMs('--max-lifetime', flags.maxLifetime),

@@ -21,6 +21,10 @@ const context: Context = {
     // What only looks must remove nothing, also where it opens the manager; and nobody would ever claim what it keeps warm.
     return new SandboxManager({ reaper: false, pool: [] });
   },
+  async readVariable(name) {
+    const { readOwnVariable } = await import('../config.js');
+    return readOwnVariable(name);
+  },
   async issueToken(request) {
     const [{ readTokenSettings }, { Tokens }] = await Promise.all([
       import('../config.js'),

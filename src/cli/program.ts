@@ -15,6 +15,7 @@ import { addPs } from './commands/ps.js';
 import { addPrune } from './commands/prune.js';
 import { addRm } from './commands/rm.js';
 import { addRun } from './commands/run.js';
+import { addSecrets } from './commands/secrets.js';
 import { addServe } from './commands/serve.js';
 import { addStats } from './commands/stats.js';
 import { addToken } from './commands/token.js';
@@ -45,6 +46,7 @@ const COMMANDS = [addCreate, addRun, addExec, addLs, addInspect, addPs, addCp, a
   addWait,
   addEvents,
   addEgress,
+  addSecrets,
   addPrune,
   addRm,
   addAttest,

@@ -1,14 +1,21 @@
 import type { SandboxConnections } from '../connections.js';
 import type { EngineClock } from '../record/engine-clock.js';
 import type { Egress } from '../egress/egress.js';
+import { installTrust } from '../egress/trust.js';
 import type { ContainerSpec, Engine } from '../engine/engine.js';
 import { isSandyardError, SandyardError } from '../errors.js';
+import { SandboxFiles } from '../files/files.js';
 import { translateRecord } from '../fleet/records.js';
 import type { Log } from '../log.js';
 import { toSpec, type SandboxPlan } from './plan.js';
 import { giveUpOn } from '../process/giving-up.js';
+import { toUserIds } from '../process/users.js';
 import { toRecord, type SandboxRecord } from '../record/record.js';
+import { silentTelemetry } from '../telemetry.js';
 import type { WardenDelivery } from '../warden.js';
+
+/** A file that is written to a sandbox that was just made. */
+const CALL_MS = 30_000;
 
 interface CreationParts {
   readonly engine: Engine;
@@ -40,7 +47,7 @@ export class Creation {
     const { engine, connections, warden, egress, clock, checkOpen, log } = this.#parts;
     const image = await engine.inspectImage(plan.image, { signal });
     const volume = await warden.volumeFor(image, { fromRoot: plan.traits.profile === 'dev' });
-    const endpoint = await egress.prepare(plan, signal);
+    const { endpoint, authority } = (await egress.prepare(plan, signal)) ?? {};
     const spec = toSpec(plan, image, { volume, egress: endpoint });
     let shared = false;
     const checkWanted = () => {
@@ -67,6 +74,7 @@ export class Creation {
         return record;
       }
       await this.#verify(spec, record, signal);
+      if (authority !== undefined) await installTrust(this.#filesOf(record), authority);
       checkWanted();
       return record;
     } catch (error) {
@@ -95,6 +103,21 @@ export class Creation {
     }
   }
 
+  #filesOf(record: SandboxRecord): SandboxFiles {
+    const { connections } = this.#parts;
+    return new SandboxFiles({
+      hold: () => connections.hold(record),
+      user: toUserIds(record.user),
+      rootAllowed: record.profile === 'dev',
+      workdir: record.workdir,
+      env: {},
+      telemetry: silentTelemetry,
+      execTimeoutMs: CALL_MS,
+      calls: connections.calls,
+      whyDied: () => Promise.resolve(null),
+    });
+  }
+
   async #lease(record: SandboxRecord): Promise<void> {
     const held = this.#parts.connections.hold(record);
     try {
@@ -106,13 +129,13 @@ export class Creation {
     }
   }
 
-  async #rollBack({ id }: SandboxPlan, { name, volume, egress: endpoint }: ContainerSpec): Promise<void> {
+  async #rollBack({ id, traits }: SandboxPlan, { name, volume, egress: endpoint }: ContainerSpec): Promise<void> {
     const { engine, connections, warden, egress, log, removed } = this.#parts;
     connections.destroyed(id);
     if (volume !== undefined) warden.forget(volume);
     try {
       await engine.removeContainer(name);
-      if (endpoint !== undefined) await egress.release(id);
+      if (endpoint !== undefined) await egress.release(id, traits);
       removed(id);
     } catch (error) {
       log.error({ container: name, error }, 'could not remove a half-made sandbox; the reaper will');

@@ -1,5 +1,7 @@
 import type { Limits } from '../config.js';
 import { proxyVariables } from '../egress/endpoint.js';
+import { planSecrets, toTraits, toVariables, type PlannedSecret } from '../egress/secrets.js';
+import { trustVariables } from '../egress/trust.js';
 import type { ContainerSpec, EgressEndpoint, ImageInfo, VolumeMount } from '../engine/engine.js';
 import { SandyardError } from '../errors.js';
 import { isRoot, toUserIds } from '../process/users.js';
@@ -44,7 +46,9 @@ export interface SandboxPlan {
   readonly tenant: string | null;
   readonly maxLifetimeMs: number;
   readonly labels: Readonly<Record<string, string>>;
+  /** With placeholders in it. */
   readonly env: Readonly<Record<string, string>>;
+  readonly secrets: readonly PlannedSecret[];
   /** Whether it is to have labels that its caller wants. */
   readonly hasOwnLabels: boolean;
 }
@@ -56,9 +60,11 @@ export interface SandboxPlan {
 export function planSandbox(given: ParsedCreateOptions, defaults: PlanDefaults): SandboxPlan {
   const { id, owner, tenant, image, limits, pool, madeFor } = defaults;
   const maxLifetimeMs = given.maxLifetimeMs ?? limits.maxLifetimeMs;
+  const secrets = planSecrets(given);
   const traits: SandboxTraits = {
     limits: applyLimits(given, limits),
     network: given.network ?? 'none',
+    secrets: toTraits(secrets),
     workdir: given.workdir ?? WORKSPACE,
     user: given.user ?? 'sandbox',
     ttlMs: given.ttlMs ?? Math.min(limits.ttlMs, maxLifetimeMs),
@@ -82,7 +88,8 @@ export function planSandbox(given: ParsedCreateOptions, defaults: PlanDefaults):
     tenant: tenant ?? null,
     maxLifetimeMs,
     labels: { ...given.labels, ...labels },
-    env: given.env ?? {},
+    env: { ...given.env, ...toVariables(secrets) },
+    secrets,
     hasOwnLabels: Object.keys(given.labels ?? {}).length > 0,
   };
 }
@@ -96,7 +103,8 @@ export function toSpec(
   const { id, name, traits, labels } = plan;
   const { profile, limits, runtime } = traits;
   const user = toUserIds(traits.user);
-  const env = { HOME, ...(egress && proxyVariables(egress)), ...plan.env };
+  const trust = plan.secrets.some(({ interceptTls }) => interceptTls) ? trustVariables() : {};
+  const env = { HOME, ...(egress && proxyVariables(egress)), ...trust, ...plan.env };
   return {
     name,
     image: plan.image,

@@ -44,6 +44,9 @@ export interface PoolOptions extends Pick<
   readonly max?: number | undefined;
 }
 
+/** Whoever claims one would have the use of its secrets. */
+const poolOptionsSchema = createOptionsSchema.omit({ secrets: true });
+
 interface WantedKind extends Omit<PoolKind, 'key'> {
   readonly given: ParsedCreateOptions;
 }
@@ -99,7 +102,7 @@ export class WarmSandboxes {
     } = parts;
     this.#parts = parts;
     this.#wanted = parts.pools.map(({ size, max = size, ...options }) => {
-      const given = parts.isolating.check(parseInput(createOptionsSchema, options, 'pool options'));
+      const given = parts.isolating.check(parseInput(poolOptionsSchema, options, 'pool options'));
       if (given.profile === 'dev') throw claimsCanBeForged();
       planSandbox(given, { id: '', owner, image: defaultImage, limits });
       return { min: size, max: Math.max(size, max), given };
@@ -194,8 +197,8 @@ export class WarmSandboxes {
     }
   }
 
-  #kindFor({ image, traits, hasOwnLabels }: SandboxPlan): WarmKind | undefined {
-    if (hasOwnLabels) return undefined; // labels can't be given later
+  #kindFor({ image, traits, hasOwnLabels, secrets }: SandboxPlan): WarmKind | undefined {
+    if (hasOwnLabels || secrets.length > 0) return undefined; // neither can be given later
     const fit = this.#kinds.filter(
       (kind) =>
         kind.image === image && immutable(kind.traits) === immutable(traits) && fitsInMemory(kind.traits, traits),

@@ -2,13 +2,14 @@ import type { EgressSettings } from '../egress-settings.js';
 import type { CallOptions, EgressEndpoint, Engine } from '../engine/engine.js';
 import { isSandyardError } from '../errors.js';
 import type { Log } from '../log.js';
-import { POLICIES } from '../proxy/files.js';
 import { containerName, ownedBy, type SandboxTraits } from '../record/record.js';
 import { checkCeiling, checkRuntime } from './ceiling.js';
+import { writeSecrets } from './secret-files.js';
+import type { PlannedSecret } from './secrets.js';
 import { PROXY_NAME, PROXY_PREFIX, subnetsOf, toEndpoint } from './endpoint.js';
-import { readProgram, STATE_PATH } from './program.js';
+import { readProgram } from './program.js';
 import { ProxyContainer, proxyLabel, sharedName } from './proxy-container.js';
-import { policyOf, removeState, writePolicy } from './state.js';
+import { removeStale, removeState, writePolicy } from './state.js';
 
 /** Marks the network of a sandbox, so that the reaper knows whose it is. */
 const LABEL_SANDBOX = 'sandyard.id';
@@ -31,7 +32,15 @@ interface EgressParts {
 /** What is to be connected. */
 interface Wanting {
   readonly id: string;
-  readonly traits: Pick<SandboxTraits, 'network' | 'runtime'>;
+  readonly traits: Pick<SandboxTraits, 'network' | 'runtime' | 'secrets'>;
+  readonly secrets: readonly PlannedSecret[];
+  readonly maxLifetimeMs: number;
+}
+
+/** What is connected, and what it has to trust where TLS is opened for its secrets. */
+interface Prepared {
+  readonly endpoint: EgressEndpoint;
+  readonly authority: string | undefined;
 }
 
 /**
@@ -65,7 +74,7 @@ export class Egress {
    * Makes the network of a sandbox that is to have egress, with the proxy in it; `undefined` where it is to have none.
    * Throws `limit_exceeded` where it may not, `validation_failed` where its runtime can't.
    */
-  async prepare({ id, traits }: Wanting, signal?: AbortSignal): Promise<EgressEndpoint | undefined> {
+  async prepare({ id, traits, secrets, maxLifetimeMs }: Wanting, signal?: AbortSignal): Promise<Prepared | undefined> {
     const { network, runtime } = traits;
     if (typeof network === 'string') return undefined;
     const { engine, owner, settings } = this.#parts;
@@ -78,37 +87,43 @@ export class Egress {
     const subnet = await engine.createNetwork({ name, labels, subnets: subnetsOf(settings.subnets), isolated: true });
     try {
       const endpoint = toEndpoint(name, subnet);
-      await this.#withProxy(async (proxy) => {
+      const authority = await this.#withProxy(async (proxy) => {
         await writePolicy(proxy.files, { id, endpoint, policy: network.egress, settings });
+        const issued = await writeSecrets(proxy.files, { id, endpoint, secrets, lifetimeMs: maxLifetimeMs });
         await this.#connect(proxy, endpoint);
         await proxy.renew(this.#leaseMs);
+        return issued;
       });
-      return endpoint;
+      return { endpoint, authority };
     } catch (error) {
-      await this.release(id);
+      await this.release(id, traits);
       throw error;
     }
   }
 
-  /** Removes the network of a sandbox that is gone, and what is kept of it. Never throws: the reaper tries again. */
-  release(id: string): Promise<void> {
+  /**
+   * Removes the network of a sandbox that is gone, and what is kept of it: of one with secrets also where that takes
+   * connecting to the proxy. Never throws: the reaper tries again.
+   */
+  release(id: string, { secrets = {} }: Partial<Pick<SandboxTraits, 'secrets'>> = {}): Promise<void> {
     const known = this.#releasing.get(id);
     if (known !== undefined) return known;
-    const released = this.#release(id).finally(() => this.#releasing.delete(id));
+    const released = this.#release(id, Object.keys(secrets).length > 0).finally(() => this.#releasing.delete(id));
     this.#releasing.set(id, released);
     return released;
   }
 
-  async #release(id: string): Promise<void> {
+  async #release(id: string, hasSecrets: boolean): Promise<void> {
     const { engine, log } = this.#parts;
     const name = containerName(id);
     try {
       const subnet = await engine.findSubnet(name);
       if (subnet === undefined) return;
       this.#used = true;
-      await engine.removeNetwork(name, { disconnect: PROXY_PREFIX });
-      const proxy = await this.#opening?.catch(() => undefined);
+      const proxy = await (hasSecrets ? this.#open() : this.#opening)?.catch(() => undefined);
+      // First, as nobody else has the address while there is the network.
       if (proxy !== undefined) await removeState(proxy.files, { id, address: toEndpoint(name, subnet).address });
+      await engine.removeNetwork(name, { disconnect: PROXY_PREFIX });
     } catch (error) {
       log.warn({ sandbox: id, error }, 'could not remove the network of a sandbox that is gone; the reaper will');
     }
@@ -172,7 +187,7 @@ export class Egress {
           log.warn({ network: name, error }, 'could not connect the egress proxy to a network');
         });
     }
-    await removeStale(proxy, new Set(networks.map(({ labels }) => labels[LABEL_SANDBOX])));
+    await removeStale(proxy.files, () => this.#connected());
     log.info({ owner, networks: networks.length }, 'the egress proxy runs');
     return proxy;
   }
@@ -200,7 +215,8 @@ export class Egress {
     try {
       if ((await this.#networks()).length > 0) {
         this.#idleSince = undefined;
-        await this.#open();
+        const { files } = await this.#open();
+        await removeStale(files, () => this.#connected());
       } else if (this.#used) {
         this.#idleSince ??= performance.now();
         if (performance.now() - this.#idleSince > TEND_MS * 5) await this.#removeUnused();
@@ -208,6 +224,11 @@ export class Egress {
     } catch (error) {
       this.#parts.log.warn({ error }, 'could not look after the egress proxy; will try again');
     }
+  }
+
+  /** The ids of those that have a network. */
+  async #connected(): Promise<Set<string | undefined>> {
+    return new Set((await this.#networks()).map(({ labels }) => labels[LABEL_SANDBOX]));
   }
 
   #networks(options: CallOptions = {}) {
@@ -225,15 +246,6 @@ export class Egress {
     await engine.removeVolume(sharedName(owner));
     await engine.removeNetwork(sharedName(owner));
     this.#used = false;
-  }
-}
-
-/** A policy that stays behind does no harm, as it is replaced before its address is used again. */
-async function removeStale({ files }: ProxyContainer, there: ReadonlySet<string | undefined>): Promise<void> {
-  for (const { name } of await files.list(`${STATE_PATH}/${POLICIES}`)) {
-    const address = name.replace(/\.json$/, '');
-    const policy = await policyOf(files, address);
-    if (policy !== undefined && !there.has(policy.sandbox)) await removeState(files, { id: policy.sandbox, address });
   }
 }
 

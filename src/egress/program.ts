@@ -31,6 +31,7 @@ export async function readProgram({
   dns,
   subnets,
   unsafeDestinations,
+  authorities,
   network,
 }: EgressSettings): Promise<ProxyProgram> {
   const extension = extname(import.meta.url);
@@ -43,6 +44,7 @@ export async function readProgram({
     dns: [...dns],
     never: [subnets],
     unsafe: [...unsafeDestinations],
+    authorities: [...authorities],
   };
   const sources = names.map(async (name) => [name, await readFile(new URL(name, FOLDER), 'utf8')] as const);
   const files = new Map([

@@ -6,6 +6,8 @@ import type { EgressEndpoint } from '../engine/engine.js';
 import { isSandyardError } from '../errors.js';
 import type { SandboxFiles } from '../files/files.js';
 import { LOGS, logPaths, POLICIES, policyPath, type LogEntry, type PolicyFile } from '../proxy/files.js';
+import { SECRETS } from '../proxy/secrets.js';
+import { removeSecrets } from './secret-files.js';
 import { STATE_PATH } from './program.js';
 
 /* The files by which managers tell the proxy what sandboxes may do, and it tells them what sandboxes did. */
@@ -85,15 +87,37 @@ export async function removeState(
   { id, address }: { id: string; address: string },
 ): Promise<void> {
   const kept = await policyOf(files, address);
+  // In this order: what is kept of secrets is found by the policy.
+  if (kept?.sandbox === id) await removeSecrets(files, address);
   const policy = kept?.sandbox === id ? [policyPath(STATE_PATH, address)] : [];
   for (const path of [...policy, ...Object.values(logPaths(STATE_PATH, id))]) {
     await files.remove(path).catch(unlessMissing);
   }
 }
 
+/**
+ * What is kept of sandboxes that are gone. Which are there is asked for afterwards: a network is there before its policy
+ * is, so that of one that is being made now is not taken for a stale one.
+ */
+export async function removeStale(
+  files: SandboxFiles,
+  connected: () => Promise<ReadonlySet<string | undefined>>,
+): Promise<void> {
+  const kept = await files.list(`${STATE_PATH}/${POLICIES}`);
+  const addresses = kept.map(({ name }) => name.replace(/\.json$/, ''));
+  const policies = await Promise.all(
+    addresses.map(async (address) => ({ address, policy: await policyOf(files, address) })),
+  );
+  const there = await connected();
+  for (const { address, policy } of policies) {
+    if (policy !== undefined && !there.has(policy.sandbox)) await removeState(files, { id: policy.sandbox, address });
+  }
+}
+
 /** Both are made by whoever is first: the proxy or a manager. */
 export async function makeFolders(files: SandboxFiles): Promise<void> {
   for (const name of [POLICIES, LOGS]) await files.makeDir(`${STATE_PATH}/${name}`);
+  await files.makeDir(`${STATE_PATH}/${SECRETS}`, { mode: 0o700 });
 }
 
 async function readIfThere(files: SandboxFiles, path: string): Promise<string> {

@@ -13,6 +13,7 @@ const TABLE: Readonly<Record<Scope, readonly string[]>> = {
     'getEgress',
     'egressLog',
     'checkEgress',
+    'listSecrets',
     'waitForSandbox',
     'sandboxStats',
     'sandboxStatsHistory',
@@ -58,6 +59,8 @@ const TABLE: Readonly<Record<Scope, readonly string[]>> = {
     'unpauseSandbox',
     'renewSandbox',
     'setEgress',
+    'setSecret',
+    'removeSecret',
   ],
   admin: ['issueToken', 'cleanup', 'cleanupSandboxes', 'diagnose', 'metrics'],
 };

@@ -31,6 +31,7 @@ import { answerProblem, toSandyardError } from './problem.js';
 import { enterContext, logRequests } from './request-log.js';
 import { countRequests } from './request-metrics.js';
 import { sandboxOperations } from './sandbox-routes.js';
+import { secretOperations } from './secret-routes.js';
 import { limitByAddress, limitByOwner, limitRefused } from './rate-limits.js';
 import { guardOrigin, securityHeaders } from './security.js';
 import { terminalOperations } from './terminal-routes.js';
@@ -51,6 +52,7 @@ const CLOSED: readonly Operation[] = [
   ...terminalOperations,
   ...sandboxOperations,
   ...egressOperations,
+  ...secretOperations,
   ...eventOperations,
   ...cleanupOperations,
   ...checkOperations,

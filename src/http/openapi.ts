@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { describeError, type ErrorCode } from '../errors.js';
 import { fields } from '../schemas.js';
 import { egressBody } from '../egress-schemas.js';
+import { secretBody } from '../secret-schemas.js';
 import {
   egressAnswer,
   egressDecisionAnswer,
@@ -21,6 +22,7 @@ import {
   statsAnswer,
   statsHistoryAnswer,
 } from '../wire/answers.js';
+import { secretsAnswer } from '../wire/secret-answers.js';
 import { scopeOf } from './access-table.js';
 import { sandboxEvent } from './event-routes.js';
 import { linkAnswer, linkBody } from './file-link-routes.js';
@@ -42,6 +44,7 @@ const REQUESTS = named({
   Execute: executeBody,
   Egress: egressBody,
   CheckEgress: checkBody,
+  SetSecret: secretBody,
   RenewSandbox: renewBody,
   StopSandbox: stopBody,
   Cleanup: pruneBody,
@@ -64,6 +67,7 @@ const ANSWERS = named({
   EgressPolicy: egressAnswer,
   EgressLog: egressLogAnswer,
   EgressDecision: egressDecisionAnswer,
+  Secrets: secretsAnswer,
   LifecycleEvent: lifecycleEventAnswer,
   SandboxEvent: sandboxEvent,
   CleanupResult: pruneAnswer,

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { egressBody } from '../egress-schemas.js';
 import type { CreateOptions, EgressOptions, ListOptions } from '../index.js';
 import { fields } from '../schemas.js';
+import { secretsBody } from '../secret-schemas.js';
 import { defined, graceSeconds, MAX_SECONDS, queryInteger, toMs } from './request-fields.js';
 
 const leaseSeconds = z
@@ -24,6 +25,7 @@ export const createBody = z
       .union([z.enum(['none', 'bridge']), z.strictObject({ egress: egressBody })])
       .describe(fields.network.description ?? '')
       .optional(),
+    secrets: secretsBody.optional(),
     timeout: leaseSeconds.describe('Lease in seconds; "on_expiry" says what becomes of it then.').optional(),
     idle_timeout: leaseSeconds
       .describe('Seconds in which nothing was done in it, after which the same becomes of it.')
@@ -52,6 +54,7 @@ export function toCreateOptions(body: z.output<typeof createBody>): CreateOption
     image: body.image,
     env: body.env,
     network: typeof body.network === 'object' ? { egress: toEgressOptions(body.network.egress) } : body.network,
+    secrets: body.secrets && toSecrets(body.secrets),
     ttlMs: body.timeout,
     idleTimeoutMs: body.idle_timeout,
     maxLifetimeMs: body.max_lifetime,
@@ -64,6 +67,15 @@ export function toCreateOptions(body: z.output<typeof createBody>): CreateOption
     runtime: body.runtime,
     profile: body.profile,
   });
+}
+
+function toSecrets(body: z.output<typeof secretsBody>): CreateOptions['secrets'] {
+  return Object.fromEntries(
+    Object.entries(body).map(([name, { value, hosts, intercept_tls: interceptTls }]) => [
+      name,
+      { value, hosts, ...defined({ interceptTls }) },
+    ]),
+  );
 }
 
 export function toEgressOptions(body: z.output<typeof egressBody>): EgressOptions {

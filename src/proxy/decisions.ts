@@ -20,6 +20,8 @@ export type DenyReason =
   | 'address_not_public'
   | 'not_tls'
   | 'sni_mismatch'
+  | 'tls_failed'
+  | 'not_trusted'
   | 'connect_failed'
   | 'too_many_connections'
   | 'too_many_requests'

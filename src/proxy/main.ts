@@ -1,13 +1,11 @@
-import { createServer } from 'node:http';
-import type { Socket } from 'node:net';
 import { argv } from 'node:process';
+import { createSecureContext, rootCertificates } from 'node:tls';
 
 import { judgeTarget, Lookups, toRules } from './decisions.ts';
 import { DecisionLog, readPolicy } from './files.ts';
 import { Relay } from './relay.ts';
-import { forward } from './requests.ts';
+import { createProxyServer } from './server.ts';
 import { readSettings, toAddressRules, type ProxySettings } from './settings.ts';
-import { tunnel } from './tunnels.ts';
 
 /*
  * The proxy through which sandboxes reach the hosts that they may. It runs in a container of its own, without rights, and
@@ -17,21 +15,12 @@ import { tunnel } from './tunnels.ts';
  *   main SETTINGS check SOURCE HOST PORT   prints what would be decided, as JSON
  */
 
-const HEADERS_MS = 10_000;
-
 async function serve(settings: ProxySettings): Promise<void> {
   const lookups = new Lookups({ servers: settings.dns, rules: toAddressRules(settings) });
   const relay = new Relay({ root: settings.root, lookups, log: new DecisionLog(settings.root) });
-  const server = createServer(
-    { headersTimeout: HEADERS_MS, requestTimeout: 0, keepAliveTimeout: 1, insecureHTTPParser: false, noDelay: true },
-    (request, response) => void forward(relay, request, response).catch(() => request.socket.destroy()),
-  );
-  server.maxRequestsPerSocket = 1;
-  server.on('connect', (request, socket, head) => {
-    void tunnel(relay, request, { socket: socket as Socket, head }).catch(() => socket.destroy());
-  });
-  // Whoever sends what isn't HTTP gets no more than a closed connection.
-  server.on('clientError', (_error, socket) => socket.destroy());
+  // Made once: it is a hundred and more certificates.
+  const trusted = createSecureContext({ ca: [...rootCertificates, ...settings.authorities] });
+  const server = createProxyServer(relay, { trusted });
   await new Promise<void>((resolve) => {
     server.listen(settings.port, '0.0.0.0', resolve);
   });

@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream';
 import { Accounts, BytesExhausted, type Account } from './accounts.ts';
 import { judgeTarget, toRules, type DenyReason, type Lookups, type Target } from './decisions.ts';
 import { readPolicy, sandboxesIn, type DecisionLog, type PolicyFile } from './files.ts';
+import { readSecrets, type SecretsFile } from './secrets.ts';
 
 const CONNECT_MS = 4000;
 /** Nothing in either direction for so long, and a connection is closed. */
@@ -78,6 +79,11 @@ export class Relay {
     return undefined;
   }
 
+  /** As they are now: what has changed since it was connected holds, too. */
+  secretsOf({ address, policy: { sandbox } }: Client): Promise<SecretsFile> {
+    return readSecrets(this.#parts.root, { address, sandbox });
+  }
+
   deny({ policy }: Client, target: Target & { method: string }, { reason, detail }: Refusal): Refusal {
     const { method, host, port } = target;
     const about = { method, host: host.slice(0, 253), port };
@@ -111,9 +117,9 @@ export class Relay {
   }
 
   /** What it carries may flow. Writes that down, and keeps an eye on it from now on. */
-  accept(passage: Passage, stream: Duplex): void {
+  accept(passage: Passage, stream: Duplex, { detail = null }: { detail?: string | null } = {}): void {
     const { client, method, host, port, rule, address } = passage;
-    const about = { method, host, port, rule, address, reason: null, detail: null };
+    const about = { method, host, port, rule, address, reason: null, detail };
     this.#parts.log.write(client.policy, { ...about, decision: 'allowed' });
     const open = { passage, stream };
     this.#open.add(open);

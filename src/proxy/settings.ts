@@ -12,6 +12,8 @@ export interface ProxySettings {
   /** Ranges that are never connected to, and those that are though they aren't public. */
   readonly never: readonly string[];
   readonly unsafe: readonly string[];
+  /** Certificates, in PEM, of authorities that are trusted besides those that Node.js knows. */
+  readonly authorities: readonly string[];
 }
 
 export function readSettings(path: string): ProxySettings {

@@ -1,30 +1,34 @@
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 
 import { Meter } from './accounts.ts';
 import { readClientHello } from './client-hello.ts';
 import { readHost } from './hosts.ts';
+import { openTls } from './intercept.ts';
+import { explain, statusOf } from './refusals.ts';
 import type { Passage, Refusal, Relay } from './relay.ts';
+import { secretsFor } from './secrets.ts';
+import { parseAuthority } from './targets.ts';
 
-/* CONNECT: a tunnel for TLS, to the host whose name is in the request and in what the client then says. */
+/*
+ * CONNECT: a tunnel for TLS, to the host whose name is in the request and in what the client then says. It is opened only
+ * where a secret of the sandbox goes to that host over TLS.
+ */
 
 const HELLO_MS = 5000;
 /** In how many pieces it may come: each is a look at all that there is. */
 const MAX_PIECES = 64;
 
-/** `HOST:PORT`; `undefined` for what isn't. */
-export function parseAuthority(text: string): { host: string; port: number } | undefined {
-  const [, host, port] = /^(\[[0-9A-Fa-f:.%]{1,64}\]|[^\s:@/?#[\]\\]{1,255}):(\d{1,5})$/.exec(text) ?? [];
-  const number = Number(port);
-  return host === undefined || number < 1 || number > 65_535 ? undefined : { host, port: number };
+interface Asked {
+  readonly socket: Socket;
+  readonly head: Buffer;
+  /** Reads the requests in a tunnel that was opened. */
+  readonly serve: (passage: Passage, opened: Duplex) => void;
 }
 
-export async function tunnel(
-  relay: Relay,
-  request: IncomingMessage,
-  { socket, head }: { socket: Socket; head: Buffer },
-) {
+export async function tunnel(relay: Relay, request: IncomingMessage, { socket, head, serve }: Asked): Promise<void> {
   socket.on('error', () => {});
   const client = await relay.identify(socket);
   if (client === undefined) {
@@ -55,8 +59,22 @@ export async function tunnel(
     if (fault !== undefined) relay.deny(client, passage, fault);
     return;
   }
-  relay.accept(passage, socket);
-  await join(relay, passage, { socket, hello });
+  const { secrets, shown } = await relay.secretsOf(client);
+  if (shown === null || secretsFor(secrets, { ...passage, tls: true }).length === 0) {
+    relay.accept(passage, socket);
+    await join(relay, passage, { socket, hello });
+    return;
+  }
+  try {
+    const opened = await openTls(socket, hello, shown);
+    relay.accept(passage, opened, { detail: 'Its TLS is opened, for secrets.' });
+    serve(passage, opened);
+  } catch (error) {
+    socket.destroy();
+    passage.upstream.destroy();
+    const detail = `The TLS client did not take the proxy for the host: ${(error as Error).message}.`;
+    relay.deny(client, passage, { reason: 'tls_failed', detail });
+  }
 }
 
 async function join(relay: Relay, passage: Passage, { socket, hello }: { socket: Socket; hello: Buffer }) {
@@ -113,22 +131,6 @@ function faultOf(bytes: Buffer | undefined, host: string): Refusal | undefined {
   if ('name' in name && name.name === host) return undefined;
   const shown = JSON.stringify(hello.serverName.slice(0, 253));
   return { reason: 'sni_mismatch', detail: `The TLS client named ${shown}, not the host of the tunnel.` };
-}
-
-const STATUS: Partial<Record<Refusal['reason'], string>> = {
-  bad_request: '400 Bad Request',
-  name_not_found: '502 Bad Gateway',
-  connect_failed: '502 Bad Gateway',
-  too_many_connections: '429 Too Many Requests',
-};
-
-/** What is answered to what is refused. */
-export function statusOf({ reason }: Refusal): string {
-  return STATUS[reason] ?? '403 Forbidden';
-}
-
-export function explain({ reason, detail }: Refusal): string {
-  return `egress refused: ${reason}. ${detail}\n`;
 }
 
 function refuse(socket: Socket, refusal: Refusal): void {

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import type { ContainerState } from '../engine/engine.js';
 import { egressSchema } from '../egress-schemas.js';
 import { PROFILES } from '../isolation.js';
+import { secretTraitsSchema } from '../secret-schemas.js';
 
 /*
  * What is remembered of a sandbox, and where. Docker is the registry: what never changes is in the container's labels.
@@ -37,6 +38,8 @@ const leaseTerms = {
 const traitsSchema = z.object({
   limits: limitsSchema,
   network: networkSchema,
+  /** Where its secrets go; never what they are. */
+  secrets: secretTraitsSchema.default({}),
   workdir: z.string(),
   user: z.string(),
   ...leaseTerms,

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 
 import { fields } from '../schemas.js';
+import { secretTraits } from './secret-answers.js';
 
 /*
  * What the service answers with, and `--json` prints: snake_case, seconds, ISO times, octal modes. Each shape has a
@@ -81,6 +82,7 @@ export const sandboxAnswer = z
     pids_limit: count,
     nofile_limit: count,
     network: z.union([z.enum(['none', 'bridge']), z.object({ egress: egressPolicy })]),
+    secrets: secretTraits,
     workdir: z.string(),
     user: z.string(),
     runtime: z.string().nullable().describe("Null for the engine's default."),

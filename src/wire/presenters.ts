@@ -13,6 +13,7 @@ import type {
   Sandbox,
   SandboxInfo,
   SandboxStats,
+  SecretTraits,
 } from '../index.js';
 import type {
   egressAnswer,
@@ -28,6 +29,7 @@ import type {
   statsAnswer,
   statsHistoryAnswer,
 } from './answers.js';
+import type { secretsAnswer } from './secret-answers.js';
 
 /*
  * From the library's words to those of the wire. Only the types of the schemas are used here: the command line starts
@@ -60,12 +62,22 @@ export function presentSandbox(info: SandboxInfo): z.output<typeof sandboxAnswer
     pids_limit: info.limits.pids,
     nofile_limit: info.limits.nofile,
     network: typeof info.network === 'object' ? { egress: presentPolicy(info.network.egress) } : info.network,
+    secrets: presentSecrets(info.secrets),
     workdir: info.workdir,
     user: info.user,
     runtime: info.runtime,
     profile: info.profile,
     metadata: info.metadata,
   };
+}
+
+export function presentSecrets(secrets: SecretTraits): z.output<typeof secretsAnswer>['secrets'] {
+  return Object.fromEntries(
+    Object.entries(secrets).map(([name, { hosts, interceptTls }]) => [
+      name,
+      { hosts: [...hosts], intercept_tls: interceptTls },
+    ]),
+  );
 }
 
 function presentPolicy(policy: EgressPolicy) {

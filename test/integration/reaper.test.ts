@@ -108,6 +108,7 @@ describe('what a manager that died has left', () => {
   const TRAITS = {
     limits: { memoryBytes: 1, cpus: 1, pids: 1, nofile: 1 },
     network: 'none',
+    secrets: {},
     workdir: '/workspace',
     user: 'sandbox',
     ttlMs: 3_600_000,

@@ -12,6 +12,7 @@ const LAYERS = [
     'proxy/',
     'errors.ts',
     'egress-schemas.ts',
+    'secret-schemas.ts',
     'signals.ts',
     'quote.ts',
     'settleable.ts',

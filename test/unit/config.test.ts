@@ -85,6 +85,7 @@ describe('readConfig', () => {
         dns: [],
         network: undefined,
         unsafeDestinations: [],
+        authorities: [],
       },
       reaper: { schedule: '*/30 * * * * *', dryRun: false },
       maxUploadBytes: 2048 * MIB,

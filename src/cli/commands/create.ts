@@ -8,7 +8,8 @@ const EXAMPLES = `
 Examples:
   id=$(sandyard create)
   sandyard create --project demo --memory 512m --cpus 0.5 --ttl 30m
-  sandyard create --network bridge -e LANG=C.UTF-8 --json`;
+  sandyard create --network bridge -e LANG=C.UTF-8 --json
+  sandyard create --egress api.github.com --secret GITHUB_TOKEN=api.github.com --intercept-tls`;
 
 export function addCreate(program: Command, cli: Cli): void {
   const command = program
@@ -20,7 +21,7 @@ export function addCreate(program: Command, cli: Cli): void {
     .addHelpText('after', EXAMPLES)
     .action((flags: CreateFlags & { json?: boolean }) =>
       cli.run(async ({ manager, interrupt: { signal } }) => {
-        const sandbox = await manager.create(await toCreateOptions(flags), { signal });
+        const sandbox = await manager.create(await toCreateOptions(flags, cli.context), { signal });
         try {
           if (flags.json === true) await cli.printJson(presentSandbox(await sandbox.inspect({ signal })));
           else await cli.print(`${sandbox.id}\n`);

@@ -36,7 +36,7 @@ export function addRun(program: Command, cli: Cli): void {
       const { image, command } = splitWords(words, cli.args);
       if (image !== undefined && flags.image !== undefined) throw twoImages();
       if (flags.tty === true) checkTerminal(cli.context);
-      const options = await toCreateOptions({ ...flags, ...(image !== undefined && { image }) });
+      const options = await toCreateOptions({ ...flags, ...(image !== undefined && { image }) }, cli.context);
       const timeoutMs = await toMs('--timeout', flags.timeout);
       await cli.run(async ({ manager, interrupt }) => {
         const sandbox = await manager.create(options, { signal: interrupt.signal });

@@ -230,6 +230,8 @@ export class World {
   readonly exits: number[] = [];
   readonly atExit = new Set<() => void>();
   served = 0;
+  /** Of whoever types. */
+  variables: Record<string, string> = {};
   /** What tokens are issued by. */
   tokens = new Tokens({ tokenSecret: undefined, maxTokenMs: 3_600_000, stateDirectory: undefined }, 'default');
   opened = 0;
@@ -254,6 +256,7 @@ export class World {
         this.opened += 1;
         return this.stub as unknown as SandboxManager;
       },
+      readVariable: async (name) => this.variables[name],
       issueToken: (request) => this.tokens.issue(request),
       serve: async () => void (this.served += 1),
       onSignal: (handler) => {
@@ -309,6 +312,7 @@ function makeInfo(id: string): SandboxInfo {
     wakeOnUse: false,
     limits: { memoryBytes: 1024 ** 3, cpus: 1, pids: 256, nofile: 4096 },
     network: 'none',
+    secrets: {},
     runtime: null,
     profile: 'standard',
     workdir: '/workspace',

@@ -10,6 +10,7 @@ const COMMANDS = ['create', 'run', 'exec', 'ls', 'inspect', 'ps', 'cp', 'stats']
   'wait',
   'events',
   'egress',
+  'secrets',
   'prune',
   'rm',
   'attest',

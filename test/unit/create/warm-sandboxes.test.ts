@@ -188,6 +188,14 @@ describe('kinds', () => {
     [{ size: 1, memoryLimit: '99g' }, 'limit_exceeded'],
     [{ size: 1, user: 'root' }, 'validation_failed'],
     [{ size: 1, colour: 'red' }, 'validation_failed'],
+    [
+      {
+        size: 1,
+        network: { egress: { allow: ['a.test'] } },
+        secrets: { KEY: { value: 'a secret', hosts: ['a.test'] } },
+      },
+      'validation_failed',
+    ],
   ])('that can not be are refused at once: %j', (pool, code) => {
     const make = () => new SandboxManager({ engine: new FakeEngine(), pool });
     expect(make).toThrow(expect.objectContaining({ code }));

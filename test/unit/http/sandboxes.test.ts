@@ -36,6 +36,7 @@ describe('sandboxes', () => {
       pids_limit: 256,
       nofile_limit: 4096,
       network: 'none',
+      secrets: {},
       workdir: '/workspace',
       user: 'sandbox',
       runtime: null,

@@ -56,6 +56,12 @@ export function makeInfo(id: string, options: CreateOptions): SandboxInfo {
       typeof options.network === 'object'
         ? { egress: egressSchema.parse(options.network.egress) }
         : (options.network ?? 'none'),
+    secrets: Object.fromEntries(
+      Object.entries(options.secrets ?? {}).map(([name, { hosts, interceptTls = false }]) => [
+        name,
+        { hosts, interceptTls },
+      ]),
+    ),
     workdir: '/workspace',
     user: 'sandbox',
     runtime: options.runtime ?? null,

@@ -24,6 +24,7 @@ const MADE = new Date('2026-01-01T01:00:00Z');
 const TRAITS: SandboxTraits = {
   limits: { memoryBytes: 1024 ** 3, cpus: 0.5, pids: 64, nofile: 1024 },
   network: 'none',
+  secrets: {},
   workdir: '/workspace/a "b"',
   user: '1000:1000',
   ttlMs: 60_000,
