@@ -45,13 +45,13 @@ describe('the proxy', () => {
       Privileged: false,
       ReadonlyRootfs: true,
       CapDrop: ['ALL'],
-      SecurityOpt: ['no-new-privileges:true'],
+      SecurityOpt: ['no-new-privileges:true', expect.stringMatching(/^seccomp=\{/)],
       Memory: 256 * 1024 * 1024,
       MemorySwap: 256 * 1024 * 1024,
       PidsLimit: 64,
       LogConfig: { Type: 'none' },
-      PortBindings: {},
     });
+    expect(HostConfig.PortBindings ?? {}).toEqual({});
     expect(HostConfig.Binds ?? []).toEqual([]);
     expect(
       Mounts.map(({ Type, Destination }) => `${Type} ${Destination}`).filter((text) => text.startsWith('volume')),
