@@ -1,7 +1,7 @@
 import { defineConfig } from 'vitest/config';
 
-// One project per level, so that `npm run test:unit` needs no engine and takes seconds. Integration and e2e files run
-// one after the other: they share one engine, and measure what limits really do on it.
+// One project per level, so that `npm run test:unit` needs no engine and takes seconds. Files of the
+// others run one after the other: they share one engine, and measure what limits really do on it.
 export default defineConfig({
   test: {
     projects: [
@@ -10,6 +10,15 @@ export default defineConfig({
         test: {
           name: 'integration',
           include: ['test/integration/**/*.test.ts'],
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          name: 'security',
+          include: ['test/security/**/*.test.ts'],
           testTimeout: 120_000,
           hookTimeout: 120_000,
           fileParallelism: false,

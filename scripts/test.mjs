@@ -1,14 +1,15 @@
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { spawn } from 'node:child_process';
 import { tmpdir } from 'node:os';
-import { join, relative } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { build } from './build.mjs';
 import { reportFailure, ROOT } from './setup/common.mjs';
 import { checkNode, ensurePackages } from './setup/packages.mjs';
 import { ensureEngine } from './setup/engine.mjs';
 import { ensureGvisor } from './setup/gvisor.mjs';
 import { setup, stopEngine } from './setup.mjs';
+import { SECURITY_REPORT } from './security-table.mjs';
 
 /*
  * npm test: everything that must hold before a change lands, the quick checks first. Ends with one line,
@@ -26,7 +27,9 @@ const CHECKS = {
   types: ['tsc', []],
   knip: ['knip', []],
 };
-const SUITES = ['unit', 'integration', 'e2e'];
+const SUITES = ['unit', 'integration', 'security', 'e2e'];
+/** Those that run sandboxes of each runtime. */
+const RUNTIME_SUITES = ['integration', 'security'];
 
 /** Each run is told apart, also from one that goes on beside it on the same engine. */
 const runId = randomBytes(4).toString('hex');
@@ -47,7 +50,7 @@ try {
   build({ log: console.log });
   for (const [name, [program, args]] of Object.entries(CHECKS)) if (wants(name)) await check(name, program, args);
   if (wants('unit')) await suite('unit', {});
-  if (wants('integration') || wants('e2e')) await testOnEngine();
+  if (SUITES.slice(1).some(wants)) await testOnEngine();
 } catch (error) {
   reportFailure(error);
   record('set-up', false, error.message.split('\n')[0]);
@@ -78,7 +81,7 @@ async function testOnEngine() {
  */
 async function prepareRuntimes(address) {
   if (process.env.SANDYARD_TEST_WITHOUT_GVISOR === '1') return 'runc';
-  if (wants('integration')) await ensureGvisor(address, { log: console.log }).catch(reportFailure);
+  if (RUNTIME_SUITES.some(wants)) await ensureGvisor(address, { log: console.log }).catch(reportFailure);
   return 'runc,runsc';
 }
 
@@ -108,6 +111,7 @@ async function suite(name, env) {
   const report = join(reports, `${name}.json`);
   const args = ['run', '--project', name, '--reporter=default', '--reporter=json', `--outputFile=${report}`];
   const { code, seconds } = await run('vitest', args, { ...env, SANDYARD_TEST_RUN: runId });
+  if (name === 'security') keepReport(report);
   const counted = readReport(report);
   const skipped = counted.numPendingTests + counted.numTodoTests;
   // A file that can't be loaded has no tests, and yet has failed.
@@ -133,6 +137,13 @@ function describeFailures(files) {
 
 function firstLine(text) {
   return text.trim().split('\n', 1)[0];
+}
+
+/** For the table in SANDBOX.md. */
+function keepReport(path) {
+  if (!existsSync(path)) return;
+  mkdirSync(dirname(SECURITY_REPORT), { recursive: true });
+  copyFileSync(path, SECURITY_REPORT);
 }
 
 function readReport(path) {

@@ -100,28 +100,6 @@ describe('the service as a process', () => {
     expect((await call(service, 'DELETE', { path })).status).toBe(204);
   });
 
-  it('ends a command whose client hangs up', async () => {
-    const { body } = await call(service, 'POST', { path: '/api/sandboxes', json: {} });
-    const path = `/api/sandboxes/${body.id}`;
-    const hangUp = AbortSignal.timeout(1000);
-    const request = fetch(`${service.url}${path}/execute`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: JSON.stringify({ command: 'setsid sleep 4242 & sleep 4242' }),
-      signal: hangUp,
-    });
-    await expect(request).rejects.toThrow();
-    const gone = async () => {
-      const answer = await call(service, 'POST', {
-        path: `${path}/execute`,
-        json: { command: 'pgrep -fx "sleep 4242" | wc -l' },
-      });
-      return answer.body.stdout === '0\n' ? true : undefined;
-    };
-    await eventually(gone, { timeoutMs: 10_000, what: 'the end of the command' });
-    await call(service, 'DELETE', { path });
-  });
-
   it('lists a file whose time no Date can hold', async () => {
     const { body } = await call(service, 'POST', { path: '/api/sandboxes', json: {} });
     const path = `/api/sandboxes/${body.id}`;

@@ -1,6 +1,3 @@
-import { spawn, type ChildProcess } from 'node:child_process';
-import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import pLimit from 'p-limit';
 
@@ -9,10 +6,9 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ManagerOptions, SandboxManager } from '../../src/index.js';
-import { killHard } from '../fixtures/manager-process.js';
+import { DyingManager, killHard } from '../fixtures/manager-process.js';
 import { dockerClient, eventually, IMAGE, newOwner, removeAll, RUN_SUFFIX, testManager } from '../fixtures/run.js';
 
-const PROGRAM = fileURLToPath(new URL('../fixtures/dying-manager.ts', import.meta.url));
 const SMALL = { memoryLimit: '64m', pidsLimit: 64 };
 const docker = dockerClient();
 
@@ -43,34 +39,6 @@ async function open(options: ManagerOptions = {}): Promise<SandboxManager> {
   return manager;
 }
 
-class Child {
-  readonly process: ChildProcess;
-  readonly #lines: AsyncIterator<string>;
-
-  constructor(task: 'halt' | 'claim', options: object) {
-    this.process = spawn(process.execPath, ['--import', 'tsx', PROGRAM, owner, task, JSON.stringify(options)], {
-      stdio: ['pipe', 'pipe', 'inherit'],
-      env: { ...process.env, SANDBOX_IMAGE: IMAGE },
-    });
-    onTestFinished(() => killHard(this.process));
-    const { stdout } = this.process;
-    if (stdout === null) throw new Error('it has no output');
-    this.#lines = createInterface({ input: stdout })[Symbol.asyncIterator]();
-  }
-
-  async line(): Promise<string> {
-    const { value, done } = (await this.#lines.next()) as { value: string; done?: boolean };
-    if (done === true) throw new Error('the other manager has ended');
-    return value;
-  }
-
-  /** Has it make that many sandboxes at once. */
-  async create(count: number): Promise<string[]> {
-    this.process.stdin?.write(`${count}\n`);
-    return JSON.parse(await this.line()) as string[];
-  }
-}
-
 const containers = async () => {
   const found = await docker.listContainers({ all: true, filters: { label: [`sandyard.owner=${owner}`] } });
   return found.map(({ Names, State, ImageID }) => ({ name: (Names[0] ?? '').slice(1), state: State, image: ImageID }));
@@ -81,30 +49,6 @@ const isWarm = (name: string) => name.startsWith('sandyard-pool-');
 const soon = (probe: () => Promise<boolean>) =>
   eventually(async () => ((await probe()) ? true : undefined), { timeoutMs: 1000, everyMs: 20 });
 const ids = async (manager: SandboxManager) => (await manager.list({ limit: 1000 })).sandboxes.map(({ id }) => id);
-
-describe('a manager that is killed in the middle of a create', () => {
-  it('leaves nothing that does not end or is not removed, at whichever step', async () => {
-    const bystanders = await open();
-    const own = await bystanders.create(SMALL);
-    const steps = ['createContainer', 'attachTunnel', 'startContainer', 'verifyContainer'].flatMap((method) => [
-      `before ${method}`,
-      `after ${method}`,
-    ]);
-    const child = new Child('halt', { steps: [...steps, 'never'], create: { ...SMALL, ttlMs: 6000 } });
-    const made = JSON.parse(await child.line()) as (string | null)[];
-    await killHard(child.process);
-    expect(made).toEqual([...steps.map(() => null), expect.any(String)]);
-    const left = (await containers()).map(({ state }) => state);
-    expect(left.filter((state) => state === 'created').length).toBe(4);
-    expect(left.length).toBe(9); // all but the one before the first step, and the bystander
-    const reaping = await open({ reaper: { schedule: '* * * * * *', halfCreatedAfterMs: 5000 } });
-    await reaping.renew(made.at(-1) ?? '', { ttlMs: 60_000 });
-    const kept = [`sandyard-${own.id}`, `sandyard-${made.at(-1)}`].toSorted();
-    await eventually(async () => ((await names()).length === 2 ? true : undefined));
-    expect((await names()).toSorted()).toEqual(kept);
-    expect((await reaping.exec(own.id, ['echo', 'here'])).stdout).toBe('here\n');
-  });
-});
 
 describe('managers of one owner', () => {
   it('have each a way in of their own: its maker by PID 1, another by a command', async () => {
@@ -174,7 +118,7 @@ describe('claims', () => {
   it('of two managers never give the same sandbox to both', async () => {
     const looking = await open();
     const options = { pool: { size: 20, max: 20, ...SMALL }, create: SMALL };
-    const children = [new Child('claim', options), new Child('claim', options)];
+    const children = [new DyingManager(owner, 'claim', options), new DyingManager(owner, 'claim', options)];
     expect(await Promise.all(children.map((child) => child.line()))).toEqual(['ready', 'ready']);
     const warm = (await names()).filter(isWarm).map((name) => name.slice('sandyard-pool-'.length));
     expect(warm.length).toBeGreaterThanOrEqual(20);
@@ -193,7 +137,7 @@ describe('claims', () => {
 
   it('outlive a manager that is killed before the sandbox has its name', async () => {
     const options = { pool: { size: 1, ...SMALL }, create: { ...SMALL, ttlMs: 120_000 }, haltRename: true };
-    const child = new Child('claim', options);
+    const child = new DyingManager(owner, 'claim', options);
     await child.line();
     const [id = ''] = await child.create(1);
     await killHard(child.process);

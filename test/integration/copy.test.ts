@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Sandbox, SandboxManager } from '../../src/index.js';
 import { hostileArchives, hostileBox, rawArchive } from '../fixtures/hostile-archives.js';
 import { describeTree, makeProjectTree, temporaryDirectory } from '../fixtures/project-tree.js';
-import { dockerClient, IMAGE, removeAll, RUN_LABELS, RUN_SUFFIX, testManager, testSandbox } from '../fixtures/run.js';
+import { dockerClient, IMAGE, removeAll, RUN_LABELS, RUN_SUFFIX, testManager } from '../fixtures/run.js';
 
 describe('copying', () => {
   let manager: SandboxManager;
@@ -60,14 +60,6 @@ describe('copying', () => {
     expect((await sandbox.exec('ls -A /workspace | grep sandyard-')).stdout).toBe('');
   });
 
-  it('stops where an archive grows past its limit', async () => {
-    await using host = await temporaryDirectory();
-    await sandbox.exec('truncate -s 1T /workspace/sparse');
-    const copied = sandbox.copyFrom('/workspace/sparse', join(host.path, 'sparse'), { maxBytes: 10_000_000 });
-    await expect(copied).rejects.toMatchObject({ code: 'archive_too_large' });
-    await sandbox.files.remove('/workspace/sparse');
-  });
-
   describe('out of a hostile sandbox', () => {
     let image: string | undefined;
     let hostile: Sandbox;
@@ -113,15 +105,5 @@ describe('copying', () => {
         await expect(readFile(canary)).rejects.toThrow('ENOENT');
       },
     );
-  });
-
-  it('refuses a link that user code has made to lead out', async () => {
-    await using host = await temporaryDirectory();
-    const own = await testSandbox(manager);
-    await own.exec('mkdir out; ln -s /etc/passwd out/link; echo fine > out/fine');
-    const copied = expect(own.copyFrom('/workspace/out', join(host.path, 'out'))).rejects;
-    await copied.toMatchObject({ code: 'unsafe_archive' });
-    await copied.toThrow('link');
-    await expect(readFile(join(host.path, 'out/fine'))).rejects.toThrow('ENOENT');
   });
 });

@@ -1,41 +1,13 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import type { Sandbox, SandboxManager } from '../../src/index.js';
+import { escape, ESCAPED, MAINS } from '../fixtures/escape.js';
 import { countProcesses, eventually, removeAll, RUNTIMES, testManager, untilPrinted } from '../fixtures/run.js';
-
-/*
- * A command that leaves a child in its own group, one in a session of its own, a daemon forked twice, a child with an empty
- * environment, a job of a job-controlling shell, one that has closed its streams and one that is stopped. The number
- * is the mark by which the test finds them.
- */
-const escape = (mark: number) => `
-sleep ${mark} &
-setsid sleep ${mark} &
-(setsid sh -c 'sleep ${mark} &' &)
-env -i /bin/sleep ${mark} &
-bash -mc 'sleep ${mark} & wait' &
-setsid sleep ${mark} <&- >&- 2>&- &
-setsid sh -c 'kill -STOP $$; sleep ${mark}' &`;
-/** The seven, the shell that leaves them and the one with the job. */
-const ESCAPED = 9;
-
-/** What the main process does then. */
-const MAINS = {
-  'ignores SIGTERM': (mark: number) => `trap '' TERM; while :; do sleep ${mark}; done`,
-  'answers SIGTERM with another child': (mark: number) =>
-    `trap 'setsid sleep ${mark} &' TERM; while :; do sleep ${mark} & wait; done`,
-  'closes its streams': (mark: number) => `exec <&- >&- 2>&-; while :; do sleep ${mark}; done`,
-  'stops itself': () => 'sleep 1; kill -STOP $$',
-} as const;
 
 /** Starts a command, and gives what ends it and checks how it has ended. */
 type Way = (sandbox: Sandbox, command: string) => Promise<() => Promise<void>>;
 
 const WAYS: Record<string, Way> = {
-  'a timeout': async (sandbox, command) => {
-    const process = await sandbox.spawn(command, { timeoutMs: 4000, graceMs: 500 });
-    return async () => expect(await process.wait()).toMatchObject({ outcome: 'timed_out' });
-  },
   'an abort': async (sandbox, command) => {
     const controller = new AbortController();
     const running = sandbox.exec(command, { signal: controller.signal });
@@ -96,16 +68,6 @@ describe.each(RUNTIMES)('ending a command with all that it started, in a sandbox
     for (const { name, mark } of commands) expect([name, await count(mark)]).toEqual([name, 0]);
     await neighbour.write('go on\n');
     expect(await neighbour.wait()).toMatchObject({ outcome: 'exited', exitCode: 7 });
-  });
-
-  it('reaches what was left by a command that has ended', async () => {
-    const mark = (marks += 1);
-    const process = await sandbox.spawn(escape(mark));
-    expect(await process.wait()).toMatchObject({ outcome: 'exited', exitCode: 0, processesLeft: true });
-    expect(await count(mark)).toBeGreaterThanOrEqual(ESCAPED - 2);
-    const again = await sandbox.processes.get(process.id);
-    await again.kill('SIGKILL');
-    expect(await count(mark)).toBe(0);
   });
 
   it('ends what forks as fast as it can', async () => {

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { isSandyardError, SandboxManager, type LifecycleEvent, type Sandbox } from '../../src/index.js';
 import { OwnEngine } from '../fixtures/own-engine.js';
 import { eventually, newOwner } from '../fixtures/run.js';
+import { attemptsOn } from './attempts.js';
 
 const SMALL = { memoryLimit: '64m', pidsLimit: 64 };
 
@@ -61,6 +62,7 @@ async function setUnderWay(manager: SandboxManager, sandbox: Sandbox) {
 }
 
 describe.each([true, false])('an engine that is killed and started again, live-restore: %s', (liveRestore) => {
+  const attempt = attemptsOn('runc');
   let engine: OwnEngine;
   let manager: SandboxManager;
   let other: SandboxManager;
@@ -126,7 +128,7 @@ describe.each([true, false])('an engine that is killed and started again, live-r
     expect(performance.now() - began).toBeLessThan(5000);
   });
 
-  it('is found again, and events go on', async () => {
+  const isFoundAgain = async () => {
     await engine.restart();
     const began = performance.now();
     const { id } = await eventually(async () => {
@@ -140,7 +142,10 @@ describe.each([true, false])('an engine that is killed and started again, live-r
     expect(performance.now() - began).toBeLessThan(10_000);
     await manager.destroy(id);
     await eventually(async () => (told(id).some(({ type }) => type === 'destroyed') ? true : undefined));
-  });
+    return 'works, and events go on';
+  };
+  if (liveRestore) attempt(40, isFoundAgain);
+  else it('is found again, and events go on', isFoundAgain);
 
   const goesOn = async () => {
     const { used, kept } = sandboxes;
@@ -165,6 +170,7 @@ describe.each([true, false])('an engine that is killed and started again, live-r
     }
     await used.destroy();
     expect(await under.wait).toMatchObject({ outcome: 'sandbox_died', exitCode: null });
+    return 'calls fail as `engine_unavailable`; then output goes on after its last number, and nothing is lost';
   };
 
   const isLost = async () => {
@@ -186,10 +192,11 @@ describe.each([true, false])('an engine that is killed and started again, live-r
     expect(states).toEqual(expect.arrayContaining([kept, stopped].map(({ id }) => [id, 'exited'])));
     expect(await kept.start()).toMatchObject({ state: 'running' });
     expect(await kept.files.readText('/workspace/file')).toBe('is kept');
+    return '`sandbox_died`; events say `lost`; removed, but for what is to be kept, which is started again with its files';
   };
 
-  if (liveRestore) it('has all go on that ran', goesOn);
-  else it('tells of what was lost, removes it, and keeps what is to be kept', isLost);
+  if (liveRestore) attempt(37, goesOn);
+  else attempt(38, isLost);
 
   it('leaves nothing for long that a create had begun', async () => {
     const made = (await Promise.all(under.creates)).filter((create) => typeof create !== 'string');

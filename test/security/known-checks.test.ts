@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Sandbox, SandboxManager } from '../../src/index.js';
 import { dockerClient, removeAll, testManager } from '../fixtures/run.js';
 import { ROOT } from '../fixtures/service.js';
+import { attemptsOn } from './attempts.js';
 
 /*
  * What two well-known programs look for, written anew: the section on running containers of docker-bench-security (which
@@ -134,6 +135,7 @@ const WAYS_OUT: readonly [check: string, script: string][] = [
 ];
 
 describe('what others look for in a container', () => {
+  const attempt = attemptsOn('runc');
   let manager: SandboxManager;
   let sandbox: Sandbox;
   let found: Inspected;
@@ -144,7 +146,7 @@ describe('what others look for in a container', () => {
   });
   afterAll(() => removeAll(manager));
 
-  it('from outside is there only as far as it is documented', async () => {
+  attempt(45, async () => {
     const { securityOptions } = await manager.engineInfo();
     const hasAppArmor = securityOptions.some((one) => one.includes('apparmor'));
     const documented = [...(hasAppArmor ? [] : ['5.2']), '5.13', '5.27'];
@@ -153,6 +155,14 @@ describe('what others look for in a container', () => {
     const text = await readFile(`${ROOT}/SANDBOX.md`, 'utf8');
     const told = [...text.matchAll(/^\| (5\.\d+) +\|/gm)].map(([, number]) => number);
     expect(told).toEqual(['5.2', '5.13', '5.27']);
+
+    const inside: string[] = [];
+    for (const [check, script] of WAYS_OUT) {
+      const { exitCode, stdout } = await sandbox.exec(script, { timeoutMs: 20_000 });
+      if (exitCode === 0) inside.push(`${check}: ${stdout.slice(0, 500)}`);
+    }
+    expect(inside).toEqual([]);
+    return `from outside ${reported.join(', ')}; from inside ${inside.length} of ${WAYS_OUT.length}`;
   });
 
   it('is found where it is there: a container as Docker makes it by default has much of it', () => {
@@ -175,10 +185,5 @@ describe('what others look for in a container', () => {
     };
     const reported = BENCH.filter(([, reports]) => reports(naive)).map(([check]) => check.split(' ')[0]);
     expect(reported).toEqual('5.2 5.4 5.8 5.11 5.12 5.13 5.14 5.19 5.26 5.27 5.29 5.30 5.32'.split(' '));
-  });
-
-  it.each(WAYS_OUT)('from inside is not there: %s', async (_check, script) => {
-    const { exitCode, stdout } = await sandbox.exec(script, { timeoutMs: 20_000 });
-    expect({ reported: exitCode === 0, stdout: stdout.slice(0, 500) }).toMatchObject({ reported: false });
   });
 });
