@@ -156,7 +156,10 @@ describe.each(RUNTIMES)('copies into and out of a sandbox of %s', (runtime) => {
       const names = await readdir(target);
       // All of it or nothing of it.
       if (copied === undefined) continue;
-      expect(copied).toMatch(/^(unsafe_archive|file_\w+)$/);
+      // Of what is renamed meanwhile gVisor says at times that it is no path (EINVAL).
+      expect(copied).toMatch(
+        runtime === 'runsc' ? /^(unsafe_archive|file_\w+|validation_failed)$/ : /^(unsafe_archive|file_\w+)$/,
+      );
       expect(names).toEqual([]);
     }
     await process.kill('SIGKILL');
