@@ -2,25 +2,16 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { SandboxManager } from '../../src/index.js';
 import { EventReader, numbers, printed } from '../fixtures/event-reader.js';
-import { eventually, newOwner, removeAll, sleep } from '../fixtures/run.js';
+import { ESCAPED, escape, MAINS } from '../fixtures/escape.js';
+import { countProcesses, eventually, newOwner, removeAll, RUNTIMES, sleep } from '../fixtures/run.js';
 import { call, startServiceProcess, type ServiceProcess } from '../fixtures/service.js';
-
-/** All ways out of a process group that user code has; the mark is what the test finds them by. */
-const escapes = (mark: number) => `
-sleep ${mark} &
-setsid sleep ${mark} &
-(setsid sh -c 'sleep ${mark} &' &)
-env -i /bin/sleep ${mark} &
-setsid sh -c 'trap "" TERM HUP INT; while :; do sleep ${mark}; done' &
-trap '' TERM
-echo ready
-while :; do sleep ${mark}; done`;
 
 /** Prints a number every 20 ms. */
 const COUNTING = 'i=0; while [ $i -lt 250 ]; do i=$((i+1)); echo $i; sleep 0.02; done';
 
 describe('processes of the real service', () => {
   const owner = newOwner();
+  const manager = new SandboxManager({ owner, reaper: false });
   let service: ServiceProcess;
   let path: string;
   beforeAll(async () => {
@@ -30,7 +21,7 @@ describe('processes of the real service', () => {
   });
   afterAll(async () => {
     await service[Symbol.asyncDispose]();
-    await removeAll(new SandboxManager({ owner, reaper: false }));
+    await removeAll(manager);
   });
 
   const start = (json: object) => call(service, 'POST', { path: `${path}/processes`, json });
@@ -112,29 +103,39 @@ describe('processes of the real service', () => {
     expect(serverSent.comments).toEqual(['still running']);
   });
 
-  it.each(['application/json', 'application/x-ndjson'])(
-    'ends a command with all that it started when the client that waits for %s hangs up',
-    async (accept) => {
+  const hangUps = RUNTIMES.flatMap((runtime) =>
+    ['application/json', 'application/x-ndjson'].map((accept) => ({ runtime, accept })),
+  );
+  it.each(hangUps)(
+    'ends a command on $runtime, all that it started and nothing else, when the client that waits for $accept hangs up',
+    async ({ runtime, accept }) => {
       const mark = accept.includes('ndjson') ? 20_001 : 20_002;
+      const { body: made } = await call(service, 'POST', { path: '/api/sandboxes', json: { runtime } });
+      const there = `/api/sandboxes/${made.id}`;
+      const sandbox = await manager.get(made.id);
+      const left = () => countProcesses(sandbox, `sleep ${mark}`);
+      const json = { command: ['sh', '-c', 'read word; exit 7'], id: 'neighbour', stdin_open: true };
+      expect((await call(service, 'POST', { path: `${there}/processes`, json })).status).toBe(201);
       const hangUp = new AbortController();
-      const request = fetch(`${service.url}${path}/execute`, {
+      const request = fetch(`${service.url}${there}/execute`, {
         method: 'POST',
         headers: { 'content-type': 'application/json', accept },
-        body: JSON.stringify({ command: ['bash', '-c', escapes(mark)] }),
+        body: JSON.stringify({ command: ['bash', '-c', escape(mark) + MAINS['ignores SIGTERM'](mark)] }),
         signal: hangUp.signal,
       }).then((response) => response.text());
-      await eventually(async () => ((await survivors(mark)) >= 6 ? true : undefined), { what: 'the whole tree' });
+      await eventually(async () => ((await left()) >= ESCAPED ? true : undefined), { what: 'the whole tree' });
       hangUp.abort();
       await expect(request).rejects.toThrow();
-      await eventually(async () => ((await survivors(mark)) === 0 ? true : undefined), {
-        timeoutMs: 10_000,
-        what: 'the end of all survivors',
-      });
+      await eventually(async () => ((await left()) === 0 ? true : undefined), { what: 'the end of all survivors' });
+      await call(service, 'POST', { path: `${there}/processes/neighbour/stdin`, body: 'go\n' });
+      const { body } = await call(service, 'GET', { path: `${there}/processes/neighbour/wait` });
+      expect(body).toMatchObject({ outcome: 'exited', exit_code: 7 });
     },
   );
 
   it('kills a background process with all that it started, and only then', async () => {
-    const { body } = await start({ command: ['bash', '-c', escapes(20_003)] });
+    const command = `${escape(20_003)}\necho ready\n${MAINS['ignores SIGTERM'](20_003)}`;
+    const { body } = await start({ command: ['bash', '-c', command] });
     {
       await using reader = await EventReader.open(outputUrl(body.id));
       await reader.until((event) => event['data'] === 'ready\n');
