@@ -33,6 +33,10 @@ describe('owners of one service', () => {
   afterAll(async () => {
     await service?.[Symbol.asyncDispose]();
     await removeAll(new SandboxManager({ owner, reaper: false }));
+    // Warm ones of a service that was killed end by themselves, but in ten minutes.
+    const docker = dockerClient();
+    const left = await docker.listContainers({ all: true, filters: { label: [`sandyard.owner=${owner}`] } });
+    await Promise.all(left.map(({ Id }) => docker.getContainer(Id).remove({ force: true, v: true })));
     await rm(state, { recursive: true, force: true });
   });
 
