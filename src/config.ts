@@ -43,6 +43,11 @@ export interface Limits {
   readonly maxPids: number;
   readonly nofile: number;
   readonly maxNofile: number;
+  readonly diskBytes: number;
+  readonly maxDiskBytes: number;
+  /** Files, directories and whatever else has a name. */
+  readonly inodes: number;
+  readonly maxInodes: number;
   readonly ttlMs: number;
   readonly maxLifetimeMs: number;
   readonly stoppedRetentionMs: number;
@@ -241,6 +246,10 @@ function toLimits(values: Values): Limits {
     maxPids: required(values, 'SANDBOX_MAX_PIDS'),
     nofile: required(values, 'SANDBOX_NOFILE'),
     maxNofile: required(values, 'SANDBOX_MAX_NOFILE'),
+    diskBytes: required(values, 'SANDBOX_DISK'),
+    maxDiskBytes: required(values, 'SANDBOX_MAX_DISK'),
+    inodes: required(values, 'SANDBOX_INODES'),
+    maxInodes: required(values, 'SANDBOX_MAX_INODES'),
     ttlMs: required(values, 'SANDBOX_TTL'),
     maxLifetimeMs: required(values, 'SANDBOX_MAX_LIFETIME'),
     stoppedRetentionMs: required(values, 'SANDBOX_STOPPED_RETENTION'),
@@ -251,6 +260,8 @@ function toLimits(values: Values): Limits {
     ['SANDBOX_CPUS', limits.cpus, 'SANDBOX_MAX_CPUS', limits.maxCpus],
     ['SANDBOX_PIDS', limits.pids, 'SANDBOX_MAX_PIDS', limits.maxPids],
     ['SANDBOX_NOFILE', limits.nofile, 'SANDBOX_MAX_NOFILE', limits.maxNofile],
+    ['SANDBOX_DISK', limits.diskBytes, 'SANDBOX_MAX_DISK', limits.maxDiskBytes],
+    ['SANDBOX_INODES', limits.inodes, 'SANDBOX_MAX_INODES', limits.maxInodes],
     ['SANDBOX_TTL', limits.ttlMs, 'SANDBOX_MAX_LIFETIME', limits.maxLifetimeMs],
   ]);
   return limits;

@@ -9,6 +9,13 @@ export const PROFILES = ['standard', 'strict', 'dev'] as const;
 /** How much a sandbox is cut off from the kernel and its own file system: see SANDBOX.md. */
 export type Profile = (typeof PROFILES)[number];
 
+export const DISK_MODES = ['quota', 'watchdog', 'memory', 'none'] as const;
+/**
+ * How what a sandbox writes is bounded: by the engine's storage driver, by its own warden, by its memory, where its files
+ * are, or not at all.
+ */
+export type DiskMode = (typeof DISK_MODES)[number];
+
 export const NETWORK_KINDS = ['none', 'bridge', 'egress'] as const;
 type NetworkKind = (typeof NETWORK_KINDS)[number];
 

@@ -5,6 +5,7 @@ import { readEngineEnvironment, readManagerDefaults, type Limits } from './confi
 import { SandboxConnections } from './connections.js';
 import type { CopyFromOptions, CopyOptions } from './copy.js';
 import { Creation } from './create/creation.js';
+import { DiskBounds, toDiskMode } from './create/disk-bounds.js';
 import { Isolating } from './create/isolating.js';
 import { SandboxDirectory } from './fleet/directory.js';
 import { EngineClock } from './record/engine-clock.js';
@@ -17,6 +18,7 @@ import { Endings } from './fleet/endings.js';
 import { Inventory, type InventoryChange } from './fleet/inventory.js';
 import { KnownLeases } from './record/leases.js';
 import { Pausing } from './fleet/pausing.js';
+import type { DiskMode } from './isolation.js';
 import { LifecycleEvents, type EventsOptions, type LifecycleEvent } from './fleet/lifecycle.js';
 import { listPage } from './fleet/listing.js';
 import { silentLog, type Log } from './log.js';
@@ -59,6 +61,7 @@ export class SandboxManager implements AsyncDisposable {
   readonly #making: Making;
   readonly #doctor: Doctor;
   readonly #reaper: Reaper;
+  readonly #disk: DiskBounds;
   readonly #schedule: string | undefined;
   readonly #endings = new Endings();
   #adopted = false;
@@ -94,6 +97,7 @@ export class SandboxManager implements AsyncDisposable {
         leases.keepOnly(ids);
       },
     });
+    this.#disk = new DiskBounds(engine);
     const isOurs = (id: string) => this.#making.has(id);
     const pausing = new Pausing({ engine, records, leases, lifecycle, isOurs });
     const egress = new Egress({
@@ -128,7 +132,7 @@ export class SandboxManager implements AsyncDisposable {
     });
     const checkOpen = () => this.#checkOpen();
     const settings = { ...defaults.isolation, ...options.isolation };
-    const isolating = new Isolating({ engine, settings, defaultImage: image });
+    const isolating = new Isolating({ engine, disk: this.#disk, settings, defaultImage: image });
     const warden = new WardenDelivery(engine, image);
     this.#doctor = new Doctor({ engine, warden, image, limits });
     const creation = new Creation({
@@ -339,6 +343,11 @@ export class SandboxManager implements AsyncDisposable {
       if (isSandyardError(error, 'image_not_found')) return false;
       throw error;
     }
+  }
+
+  /** How what sandboxes write is bounded there; throws `image_not_found` where there is nothing to try it with. */
+  async diskMode(options: CallOptions = {}): Promise<DiskMode> {
+    return toDiskMode(await this.#disk.read(this.image, options));
   }
 
   /**

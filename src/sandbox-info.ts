@@ -1,6 +1,6 @@
 import type { OnExpiry } from './channel/messages.js';
 import type { ContainerDetails, ContainerState } from './engine/engine.js';
-import type { Profile } from './isolation.js';
+import type { DiskMode, Profile } from './isolation.js';
 import { endedByLease } from './record/expiry.js';
 import type { SandboxRecord } from './record/record.js';
 import type { EgressPolicy } from './egress-schemas.js';
@@ -36,7 +36,12 @@ export interface SandboxInfo {
     readonly cpus: number;
     readonly pids: number;
     readonly nofile: number;
+    /** How much it may write, and how many files that may be; `null` where it isn't bounded, or by its memory. */
+    readonly diskBytes: number | null;
+    readonly inodes: number | null;
   };
+  /** How that is bounded. */
+  readonly disk: DiskMode;
   /** With `egress` as it was made; `sandbox.egress.get()` tells what is in force now. */
   readonly network: 'none' | 'bridge' | { readonly egress: EgressPolicy };
   /** Where the secrets go that it was made with; `sandbox.secrets.list()` tells of those that it has now. */
@@ -54,7 +59,15 @@ export function toInfo(
   record: SandboxRecord,
   { expiresAt, details }: { expiresAt: Date; details?: ContainerDetails },
 ): SandboxInfo {
-  const { agesFrom: _age, pool: _pool, warm: _warm, env: _env, madeFor: _request, ...shown } = record;
+  const {
+    agesFrom: _age,
+    pool: _pool,
+    warm: _warm,
+    env: _env,
+    madeFor: _request,
+    quotaBytes: _quota,
+    ...shown
+  } = record;
   const exitCode = details?.state === 'exited' ? details.exitCode : null;
   return {
     ...shown,

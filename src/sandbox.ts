@@ -53,6 +53,11 @@ export interface SandboxStats {
   readonly networkSentBytes: number;
   /** How often the kernel has killed something in it for want of memory. */
   readonly oomKills: number;
+  /** What it has written, and how many files that is, as last measured; `null` where it isn't watched, or never was. */
+  readonly diskBytes: number | null;
+  readonly diskLimitBytes: number | null;
+  readonly inodes: number | null;
+  readonly inodesLimit: number | null;
   readonly at: Date;
 }
 
@@ -92,6 +97,7 @@ export class Sandbox implements AsyncDisposable {
       workdir: record.workdir,
       env: record.env,
       telemetry: context.telemetry,
+      disk: record.limits,
       execTimeoutMs: context.limits.execTimeoutMs,
       calls: context.connections.calls,
       whyDied: () => this.#whyDied(),
@@ -261,6 +267,8 @@ export class Sandbox implements AsyncDisposable {
     return {
       ...usage,
       memoryLimitBytes: memoryLimitBytes ?? this.#record.limits.memoryBytes,
+      diskLimitBytes: this.#record.limits.diskBytes,
+      inodesLimit: this.#record.limits.inodes,
       pids: processes,
       at: new Date(),
     };

@@ -193,6 +193,8 @@ export const fields = {
   cpuLimit: cpuSchema.describe('CPUs: 0.5, "1.0", 2.'),
   pidsLimit: z.int().min(8).describe('How many processes and threads it may have at once.'),
   nofileLimit: z.int().min(64).describe('How many files one process may have open.'),
+  diskLimit: sizeSchema.describe('How much it may write to the disk: "512m", "2g" or a number of bytes.'),
+  inodesLimit: z.int().min(1000).describe('How many files and directories it may make.'),
   env: envSchema.describe('Environment variables.'),
   network: z
     .union([z.enum(NETWORKS), z.strictObject({ egress: egressSchema })])
@@ -271,6 +273,8 @@ export const createOptionsSchema = z.strictObject({
   cpuLimit: fields.cpuLimit.optional(),
   pidsLimit: fields.pidsLimit.optional(),
   nofileLimit: fields.nofileLimit.optional(),
+  diskLimit: fields.diskLimit.optional(),
+  inodesLimit: fields.inodesLimit.optional(),
   env: fields.env.optional(),
   network: fields.network.optional(),
   secrets: secretsSchema.optional(),

@@ -138,6 +138,22 @@ export const VARIABLES = {
     '65536',
     'The most open files per process that a request may ask for.',
   ),
+  SANDBOX_DISK: variable(
+    fields.diskLimit,
+    '1792m',
+    'How much a sandbox may write to the disk unless a request says otherwise.',
+  ),
+  SANDBOX_MAX_DISK: variable(fields.diskLimit, '16g', 'The most disk that a request may ask for.'),
+  SANDBOX_INODES: variable(
+    integer(1000, 100_000_000),
+    '262144',
+    'How many files and directories a sandbox may make unless a request says otherwise.',
+  ),
+  SANDBOX_MAX_INODES: variable(
+    integer(1000, 100_000_000),
+    '4194304',
+    'The most files and directories that a request may ask for.',
+  ),
   SANDBOX_MAX_SANDBOXES: variable(
     integer(1, 100_000),
     undefined,

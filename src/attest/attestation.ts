@@ -101,7 +101,8 @@ async function toExpectedSpec(
     hasOwnLabels: false,
   };
   const egress = typeof record.network === 'object' ? await findEndpoint(engine, id, signal) : undefined;
-  return toSpec(plan, { id: '', labels: {} }, { egress });
+  const imageBytes = (record.quotaBytes ?? 0) - (record.limits.diskBytes ?? 0);
+  return toSpec(plan, { id: '', labels: {}, bytes: imageBytes }, { egress });
 }
 
 /** Where its network is gone its addresses are, too: whatever it has is then not what it should have. */

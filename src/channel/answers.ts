@@ -29,6 +29,7 @@ const OUTCOMES: readonly (RemoteOutcome | undefined)[] = [
   'timed_out',
   'oom_killed',
   'killed',
+  'disk_full',
 ];
 const MAX_DATE_MS = 8.64e15;
 /** 2 KiB of arguments, each with its length, the id and the numbers. */
@@ -188,6 +189,7 @@ export function decodeUsage(payload: Buffer): RemoteUsage {
     const processes = reader.u64();
     const [networkReceivedBytes, networkSentBytes, oomKills] = [reader.u64(), reader.u64(), reader.u64()];
     const [machineAvailableBytes, diskFreeBytes] = [known(reader.bigU64()), known(reader.bigU64())];
+    const [diskBytes, inodes] = [known(reader.bigU64()), known(reader.bigU64())];
     return {
       memoryBytes,
       memoryLimitBytes,
@@ -198,6 +200,8 @@ export function decodeUsage(payload: Buffer): RemoteUsage {
       oomKills,
       machineAvailableBytes,
       diskFreeBytes,
+      diskBytes,
+      inodes,
     };
   });
 }

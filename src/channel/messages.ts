@@ -46,7 +46,7 @@ export interface RemoteStart {
   readonly startedAt: Date;
 }
 
-export type RemoteOutcome = 'exited' | 'signaled' | 'timed_out' | 'oom_killed' | 'killed';
+export type RemoteOutcome = 'exited' | 'signaled' | 'timed_out' | 'oom_killed' | 'killed' | 'disk_full';
 
 export interface RemoteExit {
   readonly outcome: RemoteOutcome;
@@ -106,6 +106,9 @@ export interface RemoteUsage {
   readonly machineAvailableBytes: number | null;
   /** Of the file system that the sandbox's root is on; `null` when it isn't known. */
   readonly diskFreeBytes: number | null;
+  /** What the sandbox has written, as it was last measured, and how many files that is; `null` when it never was. */
+  readonly diskBytes: number | null;
+  readonly inodes: number | null;
 }
 
 /** What the warden noted by itself, each ten seconds. */

@@ -76,5 +76,7 @@ const NOTES: Readonly<Partial<Record<Outcome, string>>> = {
   timed_out: 'The command was ended by its time limit.',
   oom_killed:
     'The command was killed because the sandbox ran out of memory.\nhint: Give the sandbox more with --memory.',
+  disk_full:
+    'The command was ended because the sandbox had written more than it may.\nhint: Remove files in it, or give the sandbox more with --disk or --inodes.',
   sandbox_died: 'The sandbox ended while the command ran.\nhint: It may have been removed, or its lease have run out.',
 };

@@ -32,6 +32,7 @@ export function exitCodeOf(exit: Pick<ProcessExit, 'outcome' | 'exitCode' | 'sig
     timed_out: EXIT_CODES.timedOut,
     oom_killed: EXIT_CODES.killed,
     killed: bySignal ?? EXIT_CODES.killed,
+    disk_full: EXIT_CODES.killed,
     sandbox_died: EXIT_CODES.ours,
   };
   return codes[exit.outcome] ?? EXIT_CODES.ours;

@@ -72,6 +72,8 @@ export interface CreateFlags extends CommandFlags, SecretFlags {
   readonly memory?: string;
   readonly cpus?: string;
   readonly pids?: number;
+  readonly disk?: string;
+  readonly inodes?: number;
   readonly network?: string;
   readonly egress?: string[];
   readonly ttl?: string;
@@ -93,6 +95,8 @@ export function addCreateFlags(command: Command): Command {
     .option('-m, --memory <size>', 'memory, swap included, such as 512m or 1g')
     .option('--cpus <number>', 'CPUs, such as 0.5 or 2')
     .option('--pids <number>', 'processes and threads at once', parseCount)
+    .option('--disk <size>', 'how much it may write, such as 512m or 2g')
+    .option('--inodes <number>', 'files and directories that it may make', parseCount)
     .option('--network <mode>', 'none, or bridge to reach the network (default: none)')
     .option('--egress <host>', 'reach this by a proxy, and nothing else, such as pypi.org; repeatable', collect)
     .option(
@@ -142,6 +146,8 @@ export async function toCreateOptions(flags: CreateFlags, context: Context): Pro
     memoryLimit: flags.memory,
     cpuLimit: flags.cpus,
     pidsLimit: flags.pids,
+    diskLimit: flags.disk,
+    inodesLimit: flags.inodes,
     env: flags.env,
     network: toNetwork(flags),
     secrets: await toSecrets(flags, context),

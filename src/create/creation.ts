@@ -48,7 +48,7 @@ export class Creation {
     const image = await engine.inspectImage(plan.image, { signal });
     const volume = await warden.volumeFor(image, { fromRoot: plan.traits.profile === 'dev' });
     const { endpoint, authority } = (await egress.prepare(plan, signal)) ?? {};
-    const spec = toSpec(plan, image, { volume, egress: endpoint });
+    const spec = toSpec(plan, image, { volume, egress: endpoint, madeAt: clock.now() });
     let shared = false;
     const checkWanted = () => {
       throwIfAborted(signal);

@@ -2,6 +2,7 @@ import type { CallOptions, Engine, EngineInfo } from '../engine/engine.js';
 import { SandyardError } from '../errors.js';
 import { checkAllowed, isGvisor, kindOfNetwork, notAllowed, type IsolationSettings } from '../isolation.js';
 import type { ParsedCreateOptions } from '../schemas.js';
+import type { DiskBounding, DiskBounds } from './disk-bounds.js';
 
 /** For so long what the engine has is taken to be what it has: runtimes come and go with its configuration. */
 const FRESH_MS = 60_000;
@@ -11,9 +12,13 @@ const LEAST_THREADS = 2048;
 
 interface IsolatingParts {
   readonly engine: Engine;
+  readonly disk: DiskBounds;
   readonly settings: IsolationSettings;
   readonly defaultImage: string;
 }
+
+/** What was asked for, with all in it that isn't the caller's to say. */
+export type SettledOptions = ParsedCreateOptions & { readonly bounding?: DiskBounding | undefined };
 
 /** How many processes the engine is to hold a sandbox to that may have `pids`. */
 export function toPidsLimit(pids: number, runtime: string | null): number {
@@ -42,11 +47,25 @@ export class Isolating {
    * `strict` has unless a runtime is named, is gVisor where the engine has it with the network that is wanted. Throws
    * `forbidden`, and `validation_failed` when the engine hasn't the runtime that is named.
    */
-  async settle(given: ParsedCreateOptions, options: CallOptions = {}): Promise<ParsedCreateOptions> {
+  async settle(given: ParsedCreateOptions, options: CallOptions = {}): Promise<SettledOptions> {
     const checked = this.check(given);
+    const [settled, bounding] = await Promise.all([
+      this.#settleRuntime(checked, options),
+      // What is in memory is on no disk.
+      checked.profile === 'strict'
+        ? undefined
+        : this.#parts.disk.read(checked.image ?? this.#parts.defaultImage, options),
+    ]);
+    return { ...settled, bounding };
+  }
+
+  async #settleRuntime(
+    checked: ReturnType<typeof this.check>,
+    options: CallOptions,
+  ): Promise<ReturnType<typeof this.check>> {
     const { profile, network = 'none' } = checked;
     const { runtime, allowedRuntimes } = this.#parts.settings;
-    const asked = given.runtime ?? runtime ?? (profile === 'strict' ? 'auto' : undefined);
+    const asked = checked.runtime ?? runtime ?? (profile === 'strict' ? 'auto' : undefined);
     if (asked === undefined && allowedRuntimes === undefined) return checked;
     if (asked === 'auto') return { ...checked, runtime: await this.#strongest(kindOfNetwork(network), options) };
     if (asked !== undefined) {

@@ -121,8 +121,9 @@ export class Making {
 
   async #make(given: ParsedCreateOptions, { signal, madeFor, tenant }: MakeOptions): Promise<SandboxRecord> {
     const { isolating, owner, image, limits, telemetry, log } = this.#parts;
-    const settled = await isolating.settle(given, { signal });
-    const plan = planSandbox(settled, { id: newSandboxId(), owner, tenant, image, limits, madeFor });
+    const defaults = { id: newSandboxId(), owner, tenant, image, limits, madeFor };
+    planSandbox(isolating.check(given), defaults); // what can be refused without the engine is
+    const plan = planSandbox(await isolating.settle(given, { signal }), defaults);
     const began = performance.now();
     const seconds = () => (performance.now() - began) / 1000;
     let source: 'warm' | 'cold' = 'warm';

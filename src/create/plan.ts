@@ -5,9 +5,10 @@ import { trustVariables } from '../egress/trust.js';
 import type { ContainerSpec, EgressEndpoint, ImageInfo, VolumeMount } from '../engine/engine.js';
 import { SandyardError } from '../errors.js';
 import { isRoot, toUserIds } from '../process/users.js';
-import { toPidsLimit } from './isolating.js';
+import { boundDisk } from './disk-bounds.js';
+import { toPidsLimit, type SettledOptions } from './isolating.js';
 import { toReadOnlyRoot } from './strict.js';
-import { containerName, poolName, toLabels, type MadeFor, type SandboxTraits } from '../record/record.js';
+import { containerName, poolName, quotaLabel, toLabels, type MadeFor, type SandboxTraits } from '../record/record.js';
 import { formatSize, type ParsedCreateOptions } from '../schemas.js';
 import { WARDEN_PATH } from '../warden.js';
 
@@ -57,12 +58,14 @@ export interface SandboxPlan {
  * Of what `Isolating` has settled. Throws `limit_exceeded`, naming each ceiling that is exceeded, and `validation_failed`
  * for what its profile can't have.
  */
-export function planSandbox(given: ParsedCreateOptions, defaults: PlanDefaults): SandboxPlan {
+export function planSandbox(given: SettledOptions, defaults: PlanDefaults): SandboxPlan {
   const { id, owner, tenant, image, limits, pool, madeFor } = defaults;
+  const profile = given.profile ?? 'standard';
+  const { mode: disk, diskBytes, inodes } = boundDisk(given, { profile, bounding: given.bounding, limits });
   const maxLifetimeMs = given.maxLifetimeMs ?? limits.maxLifetimeMs;
   const secrets = planSecrets(given);
   const traits: SandboxTraits = {
-    limits: applyLimits(given, limits),
+    limits: { ...applyLimits(given, limits), diskBytes, inodes },
     network: given.network ?? 'none',
     secrets: toTraits(secrets),
     workdir: given.workdir ?? WORKSPACE,
@@ -72,7 +75,8 @@ export function planSandbox(given: ParsedCreateOptions, defaults: PlanDefaults):
     onExpiry: given.onExpiry ?? 'destroy',
     wakeOnUse: given.wakeOnUse ?? false,
     runtime: given.runtime ?? null,
-    profile: given.profile ?? 'standard',
+    profile,
+    disk,
     metadata: given.metadata ?? {},
   };
   checkProfile(traits);
@@ -94,29 +98,41 @@ export function planSandbox(given: ParsedCreateOptions, defaults: PlanDefaults):
   };
 }
 
+interface SpecParts {
+  readonly volume?: VolumeMount | undefined;
+  readonly egress?: EgressEndpoint | undefined;
+  /** By the engine's clock: what was changed since then, the sandbox has written. Default: now, by ours. */
+  readonly madeAt?: Date | undefined;
+}
+
 /** The container of a planned sandbox, on an image that is there; `volume` brings the warden where the image has none. */
 export function toSpec(
   plan: SandboxPlan,
   image: ImageInfo,
-  { volume, egress }: { volume?: VolumeMount | undefined; egress?: EgressEndpoint | undefined } = {},
+  { volume, egress, madeAt = new Date() }: SpecParts = {},
 ): ContainerSpec {
   const { id, name, traits, labels } = plan;
   const { profile, limits, runtime } = traits;
   const user = toUserIds(traits.user);
+  const { quotaBytes, ...diskSpec } = toDiskSpec(traits, image);
   const trust = plan.secrets.some(({ interceptTls }) => interceptTls) ? trustVariables() : {};
   const env = { HOME, ...(egress && proxyVariables(egress)), ...trust, ...plan.env };
   return {
     name,
     image: plan.image,
-    labels,
+    labels: { ...labels, ...(quotaBytes !== undefined && quotaLabel(quotaBytes)) },
     env: Object.entries(env).map(([variable, value]) => `${variable}=${value}`),
-    entrypoint: [WARDEN_PATH, 'init', ...wardenArguments(plan, image)],
+    entrypoint: [WARDEN_PATH, 'init', ...wardenArguments(plan, image), ...diskArguments(traits, madeAt)],
     workdir: traits.workdir,
     hostname: id,
     network: typeof traits.network === 'string' ? traits.network : 'none',
     ...(egress && { egress }),
-    ...limits,
+    memoryBytes: limits.memoryBytes,
+    cpus: limits.cpus,
+    nofile: limits.nofile,
     pids: toPidsLimit(limits.pids, runtime),
+    ...diskSpec,
+    ...(quotaBytes !== undefined && { quotaBytes }),
     ...(volume && { volume }),
     ...(runtime !== null && { runtime }),
     ...(profile === 'dev' && { rootCommands: true }),
@@ -124,6 +140,23 @@ export function toSpec(
       readOnly: toReadOnlyRoot(limits.memoryBytes, { user, workspace: WORKSPACE, home: HOME }),
     }),
   };
+}
+
+function toDiskSpec(
+  { disk, limits: { diskBytes, inodes } }: SandboxTraits,
+  image: ImageInfo,
+): Pick<ContainerSpec, 'quotaBytes' | 'watched'> {
+  // Where the root is no overlay it is a copy of the image, which counts for its quota.
+  const imageBytes = inodes === null ? image.bytes : 0;
+  return {
+    ...(disk === 'quota' && diskBytes !== null && { quotaBytes: diskBytes + imageBytes }),
+    ...(inodes !== null && { watched: true }),
+  };
+}
+
+function diskArguments({ limits: { diskBytes, inodes } }: SandboxTraits, madeAt: Date): string[] {
+  if (diskBytes === null || inodes === null) return [];
+  return [`--disk-bytes=${diskBytes}`, `--disk-inodes=${inodes}`, `--disk-since-ms=${madeAt.getTime()}`];
 }
 
 /** What can't be kept is refused, and not promised. */
@@ -186,7 +219,10 @@ interface Ceiling {
   readonly show?: (value: number) => string;
 }
 
-function applyLimits(given: ParsedCreateOptions, limits: Limits): SandboxTraits['limits'] {
+function applyLimits(
+  given: ParsedCreateOptions,
+  limits: Limits,
+): Omit<SandboxTraits['limits'], 'diskBytes' | 'inodes'> {
   const asked = {
     memoryBytes: given.memoryLimit ?? Math.min(limits.memoryBytes, limits.maxMemoryBytes),
     cpus: given.cpuLimit ?? Math.min(limits.cpus, limits.maxCpus),
@@ -194,6 +230,7 @@ function applyLimits(given: ParsedCreateOptions, limits: Limits): SandboxTraits[
     nofile: given.nofileLimit ?? Math.min(limits.nofile, limits.maxNofile),
   };
   const memory = { value: asked.memoryBytes, ceiling: limits.maxMemoryBytes, show: formatSize };
+  const disk = { value: given.diskLimit ?? 0, ceiling: limits.maxDiskBytes, show: formatSize };
   const lifetime = { value: given.maxLifetimeMs ?? 0, ceiling: limits.maxLifetimeMs, show: formatMs };
   const lease = { value: given.ttlMs ?? 0, ceiling: given.maxLifetimeMs ?? limits.maxLifetimeMs, show: formatMs };
   const ceilings: Ceiling[] = [
@@ -201,6 +238,8 @@ function applyLimits(given: ParsedCreateOptions, limits: Limits): SandboxTraits[
     { field: 'cpuLimit', what: 'CPUs', value: asked.cpus, ceiling: limits.maxCpus },
     { field: 'pidsLimit', what: 'Processes', value: asked.pids, ceiling: limits.maxPids },
     { field: 'nofileLimit', what: 'Open files', value: asked.nofile, ceiling: limits.maxNofile },
+    { field: 'diskLimit', what: 'Disk', ...disk },
+    { field: 'inodesLimit', what: 'Files', value: given.inodesLimit ?? 0, ceiling: limits.maxInodes },
     { field: 'maxLifetimeMs', what: 'Longest lifetime', ...lifetime },
     { field: 'ttlMs', what: 'Lease', ...lease },
   ];

@@ -12,7 +12,7 @@ import type { Inventory } from '../fleet/inventory.js';
 import type { Log } from '../log.js';
 import { planSandbox, type SandboxPlan } from './plan.js';
 import type { PoolKind } from './filling.js';
-import { toPidsLimit, type Isolating } from './isolating.js';
+import { toPidsLimit, type Isolating, type SettledOptions } from './isolating.js';
 import { Pool, POOL_LEASE_MS } from './pool.js';
 import type { Claim, MadeFor, SandboxRecord, SandboxTraits } from '../record/record.js';
 import {
@@ -32,6 +32,8 @@ export interface PoolOptions extends Pick<
   | 'cpuLimit'
   | 'pidsLimit'
   | 'nofileLimit'
+  | 'diskLimit'
+  | 'inodesLimit'
   | 'network'
   | 'runtime'
   | 'user'
@@ -54,7 +56,7 @@ interface WantedKind extends Omit<PoolKind, 'key'> {
 interface WarmKind extends PoolKind {
   readonly image: string;
   readonly traits: SandboxTraits;
-  readonly options: ParsedCreateOptions;
+  readonly options: SettledOptions;
 }
 
 interface WarmParts {
@@ -245,10 +247,11 @@ export class WarmSandboxes {
 }
 
 /** What of a sandbox can't be changed when it is claimed. */
-function immutable({ network, workdir, user, runtime, profile, limits: { nofile, ...limits } }: SandboxTraits): string {
+function immutable({ network, workdir, user, runtime, profile, disk, limits }: SandboxTraits): string {
+  const { nofile, diskBytes, inodes } = limits;
   // What is in memory has sizes that go by the memory there is to be.
   const memoryBytes = profile === 'strict' ? limits.memoryBytes : null;
-  return JSON.stringify([network, workdir, user, runtime, profile, nofile, memoryBytes]);
+  return JSON.stringify([network, workdir, user, runtime, profile, disk, nofile, diskBytes, inodes, memoryBytes]);
 }
 
 /** Its /dev/shm stays as it is, and must not be able to take more of the memory than that of a new one. */

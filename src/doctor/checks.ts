@@ -1,3 +1,4 @@
+import { judgeBounding } from '../create/disk-bounds.js';
 import type { EngineExamination } from '../engine/engine.js';
 import { holesOf, isDistributions } from './known-holes.js';
 import type { RuntimeTrial } from './trials.js';
@@ -198,13 +199,15 @@ export function checkRuntimes(
   ];
 }
 
-/** `fault`: why a disk can't be bounded; `undefined` when it can. */
-export function checkQuota(fault: string | undefined): DoctorCheck {
+/** `fault`: why the driver can't bound a disk; `undefined` when it can. */
+export function checkQuota(fault: string | undefined, storageDriver: string): DoctorCheck {
+  const { watched } = judgeBounding(storageDriver, fault);
+  const instead = watched ? 'each sandbox watches its own' : 'nothing bounds what a sandbox writes';
   return toCheck('disk quota', {
     expected: 'the disk of a container can be bounded',
-    found: fault === undefined ? 'it can' : `it can't: ${fault}`,
+    found: fault === undefined ? 'it can' : `it can't, and ${instead}: ${fault}`,
     ok: fault === undefined,
-    otherwise: 'warn',
+    otherwise: watched ? 'warn' : 'fail',
     fix: 'Keep the data of the engine on XFS with project quotas (pquota), on btrfs or on zfs.',
   });
 }

@@ -83,7 +83,7 @@ async function examine({ engine, warden, image, limits }: DoctorParts, { signal 
     trials.push(await tryRuntime({ engine, image, limits, found, volume }, runtime, { signal }));
   }
   const fault = await engine.tryDiskQuota(image, { signal });
-  return [...checks, ...checkRuntimes(trials, examination), checkQuota(fault)];
+  return [...checks, ...checkRuntimes(trials, examination), checkQuota(fault, examination.storageDriver)];
 }
 
 async function findImage(engine: Engine, image: string, { signal }: CallOptions): Promise<ImageInfo | undefined> {

@@ -94,6 +94,7 @@ async function runSomething(engine: Engine, name: string, signal: AbortSignal): 
     workdir: '/',
     env: {},
     telemetry: silentTelemetry,
+    disk: { diskBytes: null, inodes: null },
     execTimeoutMs: STEP_MS,
     calls: new PendingCalls(),
     whyDied: () => Promise.resolve(null),

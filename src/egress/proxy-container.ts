@@ -74,6 +74,7 @@ export class ProxyContainer {
       workdir: '/',
       env: {},
       telemetry: silentTelemetry,
+      disk: { diskBytes: null, inodes: null },
       execTimeoutMs: CALL_MS,
       calls: new PendingCalls(),
       whyDied: () => Promise.resolve(null),

@@ -35,6 +35,7 @@ export function compareSettings(spec: ContainerSpec, found: Docker.ContainerInsp
     ['CapAdd', describeCapabilities(asked.CapAdd), describeCapabilities(host.CapAdd)],
     ['SecurityOpt', true, isHardened(host.SecurityOpt ?? [])],
     ['Binds', 0, host.Binds?.length ?? 0],
+    ['StorageOpt', asked.StorageOpt?.['size'], (host.StorageOpt as Record<string, string> | null)?.['size']],
     ['ReadonlyRootfs', asked.ReadonlyRootfs, host.ReadonlyRootfs ?? false],
     ['Tmpfs', describeTmpfs(asked.Tmpfs), describeTmpfs(host.Tmpfs)],
     ['Mounts', describeAsked(spec), describeMounts(found, spec.readOnly?.kept)],

@@ -19,6 +19,9 @@ const INIT_CAPABILITIES = ['CHOWN', 'KILL', 'SETGID', 'SETPCAP', 'SETUID'];
  */
 const ROOT_COMMAND_CAPABILITIES = ['DAC_OVERRIDE', 'FOWNER'];
 
+/** By which it can look into any directory to see what was written there, whatever its mode; with root's commands it can anyway. */
+const WATCHING_CAPABILITY = 'DAC_READ_SEARCH';
+
 /** So many files the warden has room for, whatever user code may open: for each process it keeps a few. */
 const LEAST_NOFILE = 8192;
 
@@ -106,6 +109,7 @@ function toHostConfig(spec: ContainerSpec): Docker.HostConfig & { CgroupnsMode: 
     NetworkMode: spec.egress?.network ?? spec.network,
     ...(spec.egress && toEgressSettings(spec.egress)),
     Binds: [],
+    ...(spec.quotaBytes === undefined ? {} : { StorageOpt: { size: String(spec.quotaBytes) } }),
     ReadonlyRootfs: spec.readOnly !== undefined,
     ...(spec.readOnly === undefined ? {} : { Tmpfs: toTmpfs(spec.readOnly) }),
     Mounts: [
@@ -158,8 +162,9 @@ function toTmpfs({ tmpfs }: ReadOnlyRoot): Record<string, string> {
   );
 }
 
-function capabilitiesOf({ rootCommands = false }: ContainerSpec): string[] {
-  return [...INIT_CAPABILITIES, ...(rootCommands ? ROOT_COMMAND_CAPABILITIES : [])].toSorted();
+function capabilitiesOf({ rootCommands = false, watched = false }: ContainerSpec): string[] {
+  const more = watched ? [WATCHING_CAPABILITY] : [];
+  return [...INIT_CAPABILITIES, ...(rootCommands ? ROOT_COMMAND_CAPABILITIES : more)].toSorted();
 }
 /** Of a container that may be in more networks later, too. */
 export const NO_IPV6 = { 'net.ipv6.conf.all.disable_ipv6': '1', 'net.ipv6.conf.default.disable_ipv6': '1' };

@@ -76,7 +76,7 @@ export class DockerEngine implements Engine {
       { operation: 'inspect_image', ...about, deadlineMs: QUICK_MS, idempotent: true, ...options },
       (docker) => docker.getImage(reference).inspect(),
     );
-    return { id: found.Id, labels: found.Config.Labels ?? {} };
+    return { id: found.Id, labels: found.Config.Labels ?? {}, bytes: found.Size };
   }
 
   createContainer(spec: ContainerSpec, options: CallOptions = {}): Promise<string> {

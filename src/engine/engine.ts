@@ -84,6 +84,8 @@ export interface ContainerComparison {
 export interface ImageInfo {
   readonly id: string;
   readonly labels: Readonly<Record<string, string>>;
+  /** All of its layers together. */
+  readonly bytes: number;
 }
 
 /** What a container is made of, in Docker's words; container-spec.ts says what each is set to and why. */
@@ -111,6 +113,10 @@ export interface ContainerSpec {
   readonly readOnly?: ReadOnlyRoot | undefined;
   /** Whether commands may be root's, with what it takes to install packages. */
   readonly rootCommands?: boolean | undefined;
+  /** What its root may take by the storage driver's quota; none when absent. */
+  readonly quotaBytes?: number | undefined;
+  /** Whether PID 1 watches what is written, and so looks into each directory. */
+  readonly watched?: boolean | undefined;
 }
 
 /** What can be written to in a container whose root file system can't. */

@@ -3,7 +3,7 @@
  * What isn't named is refused with EPERM. It began as the engine's own default for a container without capabilities. Left
  * out of that is what few programs need and many escapes have begun with: io_uring, memfd_secret, userfaultfd, the
  * memory of other processes (process_vm_*; a debugger uses ptrace), fanotify, file handles, keys, descriptors of 16-bit
- * code (modify_ldt), remap_file_pages, and sockets of all kinds but four, of which AF_VSOCK reaches a hypervisor also
+ * code (modify_ldt), remap_file_pages, fallocate but for making holes, and sockets of all kinds but four, of which AF_VSOCK reaches a hypervisor also
  * from a sandbox that has no network. Calls in a 32-bit ABI (int 0x80, x32) end the program with SIGSYS.
  *
  * Under gVisor it is not in force: the kernel that code talks to there is gVisor's.
@@ -11,7 +11,7 @@
 
 const FILES = [
   'access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64',
-  'fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fremovexattr',
+  'fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fremovexattr',
   'fsetxattr fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 getxattr ioctl lchown lgetxattr link',
   'linkat listxattr llistxattr lremovexattr lseek lsetxattr lstat mkdir mkdirat mknod mknodat newfstatat open openat',
   'openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr rename',
@@ -61,6 +61,8 @@ const NEW_NAMESPACES = 0x7e02_0000;
 /** Linux's own, and with it what wide addresses and the 32-bit machine are, but not what makes memory executable. */
 const PERSONALITIES = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 const ENOSYS = 38;
+const EOPNOTSUPP = 95;
+const FALLOC_FL_PUNCH_HOLE = 2;
 
 interface Rule {
   readonly names: readonly string[];
@@ -99,6 +101,12 @@ export const SECCOMP_PROFILE = JSON.stringify({
       ...allowed(['clone']),
       args: [{ index: 0, value: NEW_NAMESPACES, valueTwo: 0, op: 'SCMP_CMP_MASKED_EQ' }],
     },
+    // It could take all of a disk in one call, before anybody sees it: for that there is no fallocate, as on some file systems.
+    ...[FALLOC_FL_PUNCH_HOLE, 0].map((flag): Rule => ({
+      names: ['fallocate'],
+      ...(flag === 0 ? { action: 'SCMP_ACT_ERRNO', errnoRet: EOPNOTSUPP } : { action: 'SCMP_ACT_ALLOW' }),
+      args: [{ index: 1, value: FALLOC_FL_PUNCH_HOLE, valueTwo: flag, op: 'SCMP_CMP_MASKED_EQ' }],
+    })),
     // Its flags lie in memory, where no filter sees them: programs that are told that there is none use clone.
     { names: ['clone3'], action: 'SCMP_ACT_ERRNO', errnoRet: ENOSYS },
   ] satisfies Rule[],

@@ -1,10 +1,10 @@
-import type { RemoteExit } from '../channel/messages.js';
+import { RemoteError, type RemoteExit } from '../channel/messages.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { notRecord } from './file-entries.js';
-import { fileError, type FileFailure } from './file-errors.js';
+import { diskFull, fileError, type FileFailure } from './file-errors.js';
 import { newProcessId } from '../process/process.js';
 import { quoteName } from '../quote.js';
-import { translateStart } from '../process/remote-errors.js';
+import { ERRNO, translateStart } from '../process/remote-errors.js';
 import { KILL_GRACE_MS, RemoteRun, type ProcessTarget } from '../process/remote-run.js';
 import type { Stdin } from '../process/stdin.js';
 
@@ -92,6 +92,7 @@ export class Builtin {
       const failure = { path, errno: exitCode, said: this.#said };
       throw explain?.(failure) ?? fileError(failure);
     }
+    if (outcome === 'disk_full') throw diskFull(path, this.#target.disk);
     if (this.#target.calls.closed) {
       throw new SandyardError('manager_closed', `The operation on ${quoteName(path)} was ended with its manager.`);
     }
@@ -113,6 +114,9 @@ export class Builtin {
           cause: error,
         },
       );
+    }
+    if (error instanceof RemoteError && error.errno === ERRNO.EDQUOT) {
+      return diskFull(this.#call.path, this.#target.disk);
     }
     return translateStart(error, { argv: this.#call.argv, cwd: '/' });
   }

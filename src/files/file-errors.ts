@@ -1,5 +1,7 @@
 import { SandyardError, type ErrorCode } from '../errors.js';
 import { quoteName } from '../quote.js';
+import type { DiskBound } from '../process/remote-run.js';
+import { formatSize } from '../schemas.js';
 import { ERRNO } from '../process/remote-errors.js';
 
 interface Failure {
@@ -102,6 +104,19 @@ export function fileError({ path, errno, said }: FileFailure): SandyardError {
   }
   const { code, meaning, hint } = failure;
   return new SandyardError(code, `${quoteName(path)} ${meaning}${where(path, said)}.`, { hint, cause: said });
+}
+
+/** The sandbox has written more than it may: the operation was ended, or not begun. */
+export function diskFull(path: string, { diskBytes, inodes }: DiskBound): SandyardError {
+  const bounds = [
+    ...(diskBytes === null ? [] : [formatSize(diskBytes)]),
+    ...(inodes === null ? [] : [`${inodes} files and directories`]),
+  ].join(' and ');
+  return new SandyardError(
+    'out_of_disk',
+    `${quoteName(path)} can't be written: there is more in the sandbox than it may write, ${bounds}.`,
+    { hint: 'Remove files in it, or create a sandbox with a higher disk or inodes limit.' },
+  );
 }
 
 /** An entry of an archive that would be written elsewhere than where it is unpacked. */

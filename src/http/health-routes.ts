@@ -1,6 +1,7 @@
 import { z } from 'zod';
 
 import type { EngineInfo } from '../index.js';
+import { DISK_MODES } from '../isolation.js';
 import { operation, type Call, type Operation } from './operation.js';
 import { shuttingDown } from './calls.js';
 import { toSandyardError } from './problem.js';
@@ -32,6 +33,10 @@ const readyAnswer = z
       .nullable()
       .describe('Null when it can not be reached.'),
     image: z.object({ name: z.string(), present: z.boolean().nullable().describe('Null when that is not known.') }),
+    disk: z
+      .enum(DISK_MODES)
+      .nullable()
+      .describe('How what sandboxes write is bounded there; null when that is not known.'),
     problems: z
       .array(z.object({ code: z.string(), message: z.string(), hint: z.string().nullable() }))
       .describe('What is in the way; empty when ready.'),
@@ -100,8 +105,9 @@ async function probe({ manager, calls, signal }: Call<unknown, unknown>): Promis
       hint: 'Build it with "npm run setup", or name one that it has in SANDBOX_IMAGE.',
     });
   }
+  const disk = present === true ? await manager.diskMode(deadline).catch(noteProblem) : null;
   const status = problems.length === 0 ? 'ready' : 'not_ready';
-  return { status, engine, image: { name: manager.image, present }, problems };
+  return { status, engine, image: { name: manager.image, present }, disk, problems };
 }
 
 function presentEngine(info: EngineInfo): NonNullable<Ready['engine']> {

@@ -15,7 +15,7 @@ const OTHER = 'other';
 const METHODS = words('GET HEAD POST PUT DELETE PATCH OPTIONS');
 const CODES = new Set<string>(ERROR_CODES);
 const OPERATIONS = new Set<string>(ENGINE_OPERATIONS);
-const OUTCOMES = words('exited signaled timed_out oom_killed killed sandbox_died error');
+const OUTCOMES = words('exited signaled timed_out oom_killed killed disk_full sandbox_died error');
 const REAP_REASONS = words(
   'lease_expired idle max_lifetime stopped_too_long lost half_created image_gone sandbox_gone unused',
 );

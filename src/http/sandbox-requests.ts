@@ -19,6 +19,8 @@ export const createBody = z
     cpu_limit: fields.cpuLimit.optional(),
     pids_limit: fields.pidsLimit.optional(),
     nofile_limit: fields.nofileLimit.optional(),
+    disk_limit: fields.diskLimit.optional(),
+    inodes_limit: fields.inodesLimit.optional(),
     image: fields.image.optional(),
     env: fields.env.optional(),
     network: z
@@ -51,6 +53,8 @@ export function toCreateOptions(body: z.output<typeof createBody>): CreateOption
     cpuLimit: body.cpu_limit,
     pidsLimit: body.pids_limit,
     nofileLimit: body.nofile_limit,
+    diskLimit: body.disk_limit,
+    inodesLimit: body.inodes_limit,
     image: body.image,
     env: body.env,
     network: typeof body.network === 'object' ? { egress: toEgressOptions(body.network.egress) } : body.network,

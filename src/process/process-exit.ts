@@ -2,7 +2,7 @@ import type { RemoteExit } from '../channel/messages.js';
 import { signalName } from '../signals.js';
 
 /** How a command ended. Exactly one of them is true of every command that was started. */
-export type Outcome = 'exited' | 'signaled' | 'timed_out' | 'oom_killed' | 'killed' | 'sandbox_died';
+export type Outcome = 'exited' | 'signaled' | 'timed_out' | 'oom_killed' | 'killed' | 'disk_full' | 'sandbox_died';
 
 /**
  * What ended the sandbox under a command. `out_of_memory` and `too_many_threads`: under gVisor, where what goes over a limit

@@ -59,6 +59,13 @@ export function translateStart(error: unknown, { argv: [program = ''], cwd }: St
   if (stage === STAGE.making && (errno === ERRNO.EMFILE || errno === ERRNO.ENFILE)) {
     return because('limit_exceeded', 'The sandbox has as many files open as it may have.', FILES_HINT);
   }
+  if (stage === STAGE.request && errno === ERRNO.EDQUOT) {
+    return because(
+      'out_of_disk',
+      'The sandbox has written so much more than it may that no command is started.',
+      DISK_HINT,
+    );
+  }
   if (stage === STAGE.user) {
     return because('validation_failed', `The user or the limits can't be had in the sandbox: ${text}.`, USER_HINT);
   }
@@ -74,6 +81,7 @@ export function translateStart(error: unknown, { argv: [program = ''], cwd }: St
 const MEMORY_HINT = 'End what uses it, or create the sandbox with a higher memory limit.';
 const PIDS_HINT = 'End some of them, or create the sandbox with a higher limit of processes.';
 const FILES_HINT = 'End what has them open, or create the sandbox with a higher limit of open files.';
+const DISK_HINT = 'Remove files in it, by the calls for files, or destroy it.';
 const USER_HINT = 'Use another user, or leave it out for that of the sandbox.';
 const WORKDIR_HINT = 'Make it first, or use another: it must be a directory that the user may enter.';
 const ARGUMENTS_HINT = 'Pass less as arguments and environment; a file or the standard input takes any amount.';

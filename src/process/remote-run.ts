@@ -26,6 +26,12 @@ export interface HeldChannel {
   release(): void;
 }
 
+/** In bytes, and in files and directories; `null` where it isn't bounded. */
+export interface DiskBound {
+  readonly diskBytes: number | null;
+  readonly inodes: number | null;
+}
+
 /** Where commands run: one sandbox, and what it runs them as unless they say otherwise. */
 export interface ProcessTarget {
   /** Throws `manager_closed`. */
@@ -37,6 +43,8 @@ export interface ProcessTarget {
   /** Variables over those of PID 1. */
   readonly env: Readonly<Record<string, string>>;
   readonly telemetry: Telemetry;
+  /** How much may be written there. */
+  readonly disk: DiskBound;
   /** How long an `exec` may take. */
   readonly execTimeoutMs: number;
   /** The calls that end with the manager. */

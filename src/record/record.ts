@@ -2,7 +2,7 @@ import { z } from 'zod';
 
 import type { ContainerState } from '../engine/engine.js';
 import { egressSchema } from '../egress-schemas.js';
-import { PROFILES } from '../isolation.js';
+import { DISK_MODES, PROFILES } from '../isolation.js';
 import { secretTraitsSchema } from '../secret-schemas.js';
 
 /*
@@ -17,6 +17,7 @@ const LABEL_OWNER = 'sandyard.owner';
 const LABEL_POOL = 'sandyard.pool';
 const LABEL_REQUEST = 'sandyard.request';
 const LABEL_TENANT = 'sandyard.tenant';
+const LABEL_QUOTA = 'sandyard.quota';
 
 const NAME_PREFIX = 'sandyard-';
 const POOL_NAME_PREFIX = 'sandyard-pool-';
@@ -24,7 +25,15 @@ const POOL_NAME_PREFIX = 'sandyard-pool-';
 /** As much as the warden keeps for us. */
 const MAX_CLAIM_BYTES = 32 * 1024;
 
-const limitsSchema = z.object({ memoryBytes: z.number(), cpus: z.number(), pids: z.number(), nofile: z.number() });
+const limitsSchema = z.object({
+  memoryBytes: z.number(),
+  cpus: z.number(),
+  pids: z.number(),
+  nofile: z.number(),
+  /** `null` where it isn't bounded, or by its memory. */
+  diskBytes: z.number().nullable().default(null),
+  inodes: z.number().nullable().default(null),
+});
 
 const networkSchema = z.union([z.enum(['none', 'bridge']), z.object({ egress: egressSchema })]);
 
@@ -46,6 +55,7 @@ const traitsSchema = z.object({
   /** `null`: the engine's own default. */
   runtime: z.string().nullable().default(null),
   profile: z.enum(PROFILES).default('standard'),
+  disk: z.enum(DISK_MODES).default('none'),
   metadata: z.record(z.string(), z.string()),
 });
 
@@ -95,6 +105,8 @@ export interface SandboxRecord extends SandboxTraits {
   /** Variables of a claimed one, for every process that is started in it. */
   readonly env: Readonly<Record<string, string>>;
   readonly madeFor: MadeFor | null;
+  /** What the storage driver lets its root take, with what is its image's where that counts; `null` where it has no quota. */
+  readonly quotaBytes: number | null;
 }
 
 export function containerName(id: string): string {
@@ -138,6 +150,11 @@ export function toLabels(traits: SandboxTraits, about: LabelledAs): Record<strin
   };
 }
 
+/** That of the quota which its container is made with. */
+export function quotaLabel(quotaBytes: number): Record<string, string> {
+  return { [LABEL_QUOTA]: String(quotaBytes) };
+}
+
 const json = z.string().transform((text, context) => {
   try {
     return JSON.parse(text) as unknown;
@@ -157,6 +174,7 @@ const labelsSchema = z.object({
   [LABEL_TENANT]: z.string().optional(),
   [LABEL_POOL]: z.string().optional(),
   [LABEL_REQUEST]: json.pipe(requestSchema).optional(),
+  [LABEL_QUOTA]: z.string().regex(/^\d+$/).transform(Number).optional(),
   'sandyard.traits': json.pipe(traitsSchema),
 });
 
@@ -192,6 +210,7 @@ export function toRecord(container: {
     warm: pool !== null,
     env: {},
     madeFor: labels[LABEL_REQUEST] ?? null,
+    quotaBytes: labels[LABEL_QUOTA] ?? null,
   };
 }
 

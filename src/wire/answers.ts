@@ -1,5 +1,6 @@
 import { z } from 'zod';
 
+import { DISK_MODES } from '../isolation.js';
 import { fields } from '../schemas.js';
 import { secretTraits } from './secret-answers.js';
 
@@ -81,6 +82,13 @@ export const sandboxAnswer = z
     cpu_limit: z.number(),
     pids_limit: count,
     nofile_limit: count,
+    disk_limit: count
+      .nullable()
+      .describe('Bytes that it may write; null where they are not bounded, or by its memory.'),
+    inodes_limit: count.nullable().describe('Files and directories that it may make; null as with "disk_limit".'),
+    disk: z
+      .enum(DISK_MODES)
+      .describe('How that is bounded: by a quota of the engine, by the sandbox itself, by its memory, or not at all.'),
     network: z.union([z.enum(['none', 'bridge']), z.object({ egress: egressPolicy })]),
     secrets: secretTraits,
     workdir: z.string(),
@@ -107,6 +115,10 @@ export const statsAnswer = z
     network_received_bytes: count,
     network_sent_bytes: count,
     oom_kills: count.describe('How often the kernel ended something for want of memory.'),
+    disk_bytes: count.nullable().describe('What it has written, as last measured; null where that is not watched.'),
+    disk_limit_bytes: count.nullable(),
+    inodes: count.nullable().describe('How many files and directories that is.'),
+    inodes_limit: count.nullable(),
     at: time,
   })
   .describe('What a sandbox uses now.');
@@ -207,7 +219,7 @@ function orphanAnswer() {
   });
 }
 
-const outcome = z.enum(['exited', 'signaled', 'timed_out', 'oom_killed', 'killed', 'sandbox_died']);
+const outcome = z.enum(['exited', 'signaled', 'timed_out', 'oom_killed', 'killed', 'disk_full', 'sandbox_died']);
 
 const diedOf = z
   .enum([

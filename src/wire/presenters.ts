@@ -61,6 +61,9 @@ export function presentSandbox(info: SandboxInfo): z.output<typeof sandboxAnswer
     cpu_limit: info.limits.cpus,
     pids_limit: info.limits.pids,
     nofile_limit: info.limits.nofile,
+    disk_limit: info.limits.diskBytes,
+    inodes_limit: info.limits.inodes,
+    disk: info.disk,
     network: typeof info.network === 'object' ? { egress: presentPolicy(info.network.egress) } : info.network,
     secrets: presentSecrets(info.secrets),
     workdir: info.workdir,
@@ -107,6 +110,10 @@ export function presentStats(stats: SandboxStats): z.output<typeof statsAnswer> 
     network_received_bytes: stats.networkReceivedBytes,
     network_sent_bytes: stats.networkSentBytes,
     oom_kills: stats.oomKills,
+    disk_bytes: stats.diskBytes,
+    disk_limit_bytes: stats.diskLimitBytes,
+    inodes: stats.inodes,
+    inodes_limit: stats.inodesLimit,
     at: stats.at.toISOString(),
   };
 }

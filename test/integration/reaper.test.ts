@@ -106,7 +106,8 @@ describe('the reaper', () => {
 
 describe('what a manager that died has left', () => {
   const TRAITS = {
-    limits: { memoryBytes: 1, cpus: 1, pids: 1, nofile: 1 },
+    limits: { memoryBytes: 1, cpus: 1, pids: 1, nofile: 1, diskBytes: null, inodes: null },
+    disk: 'none',
     network: 'none',
     secrets: {},
     workdir: '/workspace',

@@ -49,7 +49,11 @@ describe('create', () => {
         '--on-expiry=destroy',
         '--last-ms=86400000',
         '--nofile=4096',
+        '--disk-bytes=1879048192',
+        '--disk-inodes=262144',
+        expect.stringMatching(/^--disk-since-ms=\d+$/),
       ],
+      watched: true,
     });
     expect(specOf(engine)).not.toHaveProperty('volume');
     expect(specOf(engine)).not.toHaveProperty('runtime');
@@ -202,6 +206,8 @@ describe('create', () => {
 
 describe('create as a transaction', () => {
   const steps = [
+    'info',
+    'tryDiskQuota',
     'inspectImage',
     'fillVolume',
     'createContainer',

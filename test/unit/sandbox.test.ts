@@ -278,6 +278,10 @@ describe('stats', () => {
       networkReceivedBytes: 10,
       networkSentBytes: 20,
       oomKills: 3,
+      diskBytes: 4096,
+      diskLimitBytes: 1792 * 1024 ** 2,
+      inodes: 2,
+      inodesLimit: 262_144,
       at: expect.any(Date),
     });
     expect(engine.calls).toEqual([]);

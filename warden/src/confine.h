@@ -10,5 +10,7 @@ int confine(bool root_commands);
 void confine_user_command(void);
 /* In an operation of root's: it has what it takes to see to any file, and nothing else. */
 int confine_root_operation(void);
+/* In what measures the disk: it can look at any file, and act for any user to see what that one has open, and no more. */
+int confine_measuring(void);
 
 #endif

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/wait.h>
 
+#include "disk.h"
 #include "mark.h"
 #include "process.h"
 #include "record.h"
@@ -241,6 +242,8 @@ bool process_reap(void)
 		process = process_running(pid);
 		if (process)
 			reaped(process, status, &usage);
+		else
+			disk_reaped(pid);
 	}
 }
 

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "confine.h"
+#include "disk.h"
 #include "history.h"
 #include "loop.h"
 #include "process.h"
@@ -38,6 +39,7 @@ static struct watch signals;
 static struct timer end_timer, rest_timer;
 static int end_code = -1;
 static bool root_commands;
+static struct disk_bound disk;
 static struct terms terms = { .grace_ms = EXPIRY_GRACE_MS };
 
 static _Noreturn void fail(int code, const char *what)
@@ -88,12 +90,14 @@ static void settle(void)
 {
 	static bool was_busy;
 	bool is_busy = process_count() > 0;
+	bool has_children = process_reap();
 
-	if (!process_reap() && end_code >= 0) {
+	if (!has_children && end_code >= 0) {
 		/* The last words go out as far as they can without waiting. */
 		tunnels_settle();
 		_exit(end_code);
 	}
+	disk_settle(has_children);
 	tunnels_settle();
 	rest_timer.fire = on_rest;
 	if (was_busy && !is_busy) {
@@ -174,8 +178,8 @@ static _Noreturn void refuse(const char *argument)
 	fail(END_ARGUMENTS, argument);
 }
 
-/* Whether it is this one of the times; its value is then taken. */
-static bool read_time(const char *argument, const char *name, int64_t *ms)
+/* Whether it is this one of the numbers; its value is then taken. */
+static bool read_number(const char *argument, const char *name, int64_t *number)
 {
 	const char *value = value_of(argument, name);
 	char *end;
@@ -183,9 +187,19 @@ static bool read_time(const char *argument, const char *name, int64_t *ms)
 	if (value == NULL)
 		return false;
 	errno = 0;
-	*ms = strtoll(value, &end, 10);
-	if (end == value || *end || errno || *ms < 0 || *ms > TIME_MAX_MS)
+	*number = strtoll(value, &end, 10);
+	if (end == value || *end || errno || *number < 0 || *number > TIME_MAX_MS)
 		refuse(argument);
+	return true;
+}
+
+static bool read_amount(const char *argument, const char *name, uint64_t *amount)
+{
+	int64_t value = 0;
+
+	if (!read_number(argument, name, &value))
+		return false;
+	*amount = (uint64_t)value;
 	return true;
 }
 
@@ -205,9 +219,12 @@ static void read_argument(const char *argument)
 {
 	const char *value;
 
-	if (read_time(argument, "--setup-ms=", &terms.setup_ms) || read_time(argument, "--ttl-ms=", &terms.ttl_ms) ||
-	    read_time(argument, "--idle-ms=", &terms.idle_ms) || read_time(argument, "--last-ms=", &terms.last_ms) ||
-	    read_time(argument, "--expiry-grace-ms=", &terms.grace_ms))
+	if (read_number(argument, "--setup-ms=", &terms.setup_ms) || read_number(argument, "--ttl-ms=", &terms.ttl_ms) ||
+	    read_number(argument, "--idle-ms=", &terms.idle_ms) || read_number(argument, "--last-ms=", &terms.last_ms) ||
+	    read_number(argument, "--expiry-grace-ms=", &terms.grace_ms) ||
+	    read_number(argument, "--disk-since-ms=", &disk.since_ms) ||
+	    read_amount(argument, "--disk-bytes=", &disk.most.bytes) ||
+	    read_amount(argument, "--disk-inodes=", &disk.most.inodes))
 		return;
 	if ((value = value_of(argument, "--on-expiry=")))
 		read_on_expiry(argument, value);
@@ -276,6 +293,8 @@ int init_main(int argc, char **argv)
 		fail(END_STATE, SOCKET_PATH);
 	record_open(&terms);
 	history_begin();
+	if (disk.most.bytes)
+		disk_open(&disk);
 	open_first_tunnel();
 	close_standard_streams();
 	for (;;) {

@@ -99,20 +99,26 @@ static bool bears(const char *pid, gid_t mark)
 	return *state != 'Z' && *state != 'X' && has_number(groups + strspn(groups, " \t"), mark);
 }
 
-static bool is_in_session(const char *pid, pid_t session)
+/* Of a process that runs, so is no zombie. */
+static bool read_stat(const char *pid, pid_t *parent, pid_t *session)
 {
 	char path[32], state;
 	const char *end;
-	int parent, group, found;
+	int group;
 
-	if (session == 0)
-		return false;
 	snprintf(path, sizeof path, "%.12s/stat", pid);
 	/* The name, in parentheses, is the program's own choice. */
 	if (read_proc(path, text, sizeof text) <= 0 || !(end = strrchr(text, ')')) ||
-	    sscanf(end + 1, " %c %d %d %d", &state, &parent, &group, &found) != 4)
+	    sscanf(end + 1, " %c %d %d %d", &state, parent, &group, session) != 4)
 		return false;
-	return state != 'Z' && state != 'X' && found == session;
+	return state != 'Z' && state != 'X';
+}
+
+static bool is_in_session(const char *pid, pid_t session)
+{
+	pid_t parent, found;
+
+	return session != 0 && read_stat(pid, &parent, &found) && found == session;
 }
 
 int mark_signal(gid_t mark, int signal)
@@ -120,7 +126,26 @@ int mark_signal(gid_t mark, int signal)
 	return mark_signal_session(mark, 0, signal);
 }
 
-int mark_signal_session(gid_t mark, pid_t session, int signal)
+struct chosen {
+	gid_t mark;
+	pid_t session;
+	bool (*is_spared)(pid_t pid);
+};
+
+static bool is_of_tree(const char *pid, const struct chosen *chosen)
+{
+	return bears(pid, chosen->mark) || is_in_session(pid, chosen->session);
+}
+
+/* What the engine has brought in has no parent here. */
+static bool is_of_sandbox(const char *pid, const struct chosen *chosen)
+{
+	pid_t parent, session;
+
+	return read_stat(pid, &parent, &session) && parent != 0 && !chosen->is_spared((pid_t)atoi(pid));
+}
+
+static int signal_chosen(bool (*is_chosen)(const char *pid, const struct chosen *chosen), struct chosen chosen, int signal)
 {
 	int found = 0;
 	long length;
@@ -132,7 +157,7 @@ int mark_signal_session(gid_t mark, pid_t session, int signal)
 			pid_t pid = (pid_t)atoi(entry->name);
 
 			at += entry->length;
-			if (pid <= 1 || !(bears(entry->name, mark) || is_in_session(entry->name, session)))
+			if (pid <= 1 || !is_chosen(entry->name, &chosen))
 				continue;
 			found++;
 			if (signal)
@@ -143,6 +168,16 @@ int mark_signal_session(gid_t mark, pid_t session, int signal)
 		}
 	}
 	return found;
+}
+
+int mark_signal_session(gid_t mark, pid_t session, int signal)
+{
+	return signal_chosen(is_of_tree, (struct chosen){ .mark = mark, .session = session }, signal);
+}
+
+int mark_signal_all(int signal, bool (*is_spared)(pid_t pid))
+{
+	return signal_chosen(is_of_sandbox, (struct chosen){ .is_spared = is_spared }, signal);
 }
 
 gid_t mark_new(void)

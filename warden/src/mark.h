@@ -17,5 +17,8 @@ int mark_signal_session(gid_t mark, pid_t session, int signal);
 /* Whether a process with the mark has lost its parent, as what outlives the first of its tree has. `is_main` tells
  * the processes that PID 1 has started itself. */
 bool mark_left(gid_t mark, bool (*is_main)(pid_t pid));
+/* Sends the signal to whatever runs but PID 1, what the engine has brought in, and what is spared. Returns how many there
+ * are. */
+int mark_signal_all(int signal, bool (*is_spared)(pid_t pid));
 
 #endif

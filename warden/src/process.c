@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "builtin/builtin.h"
 #include "mark.h"
 #include "usage.h"
 
@@ -96,6 +97,7 @@ static struct process *make(const struct spawn_request *request)
 	process->flags = request->flags;
 	process->limit = request->limit;
 	process->grace_ms = request->grace_ms;
+	process->writes = !(request->flags & SPAWN_BUILTIN) || builtin_writes(request->argv[0]);
 	process->input.watch.fd = -1;
 	process->input.closed = !(request->flags & (SPAWN_STDIN | SPAWN_TTY));
 	for (int i = 0; i < 2; i++) {

@@ -23,7 +23,7 @@ enum spawn_flag {
 	SPAWN_FLAGS = 63,
 };
 
-enum outcome { RUNS, EXITED, SIGNALED, TIMED_OUT, OOM_KILLED, KILLED };
+enum outcome { RUNS, EXITED, SIGNALED, TIMED_OUT, OOM_KILLED, KILLED, DISK_FULL };
 
 struct limit {
 	uint32_t resource;
@@ -110,6 +110,8 @@ struct process {
 	gid_t mark;
 	/* Whether it can shed its mark; its session then tells what belongs to it, until its end. */
 	bool root;
+	/* Whether it may take more of the disk. */
+	bool writes;
 	struct out argv;
 	uint64_t limit;
 	int64_t started_us, started_wall_ms;
@@ -199,6 +201,8 @@ void output_set_memory(uint64_t memory_limit);
 /* spawn.c: makes the process of it. Fills in pid, mark, input and output. */
 int spawn_start(struct process *process, const struct spawn_request *request, enum stage *stage);
 void spawn_set_nofile(rlim_t nofile);
+/* In a child that runs no program: closes all but the standard streams. */
+void spawn_close_the_rest(void);
 /* There may be root commands from now on. */
 void spawn_allow_root(void);
 /* For a terminal. */

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 #include "builtin/builtin.h"
+#include "disk.h"
 #include "history.h"
 #include "process.h"
 #include "record.h"
@@ -59,13 +60,18 @@ static void attach_new(struct reader *reader, struct process *process)
 		tunnel_put_started(reader);
 }
 
-/* Returns what is wrong with it, or NULL. */
-static const char *is_startable(const struct spawn_request *request)
+/* Returns why it can't be started, and the errno of that, or NULL. */
+static const char *refusal_of(const struct spawn_request *request, int *error)
 {
+	*error = EINVAL;
 	if ((request->flags & SPAWN_BUILTIN) && builtin_find(request->argv[0]) == NULL)
 		return "there is no such built-in operation";
 	if ((request->flags & SPAWN_BUILTIN) && (request->flags & SPAWN_TTY))
 		return "a built-in operation has no terminal";
+	*error = EDQUOT;
+	if (request->flags & SPAWN_BUILTIN ? disk_is_full() && builtin_writes(request->argv[0]) : disk_is_closed())
+		return "the disk of the sandbox is full";
+	*error = 0;
 	return NULL;
 }
 
@@ -85,10 +91,8 @@ static void handle_spawn(struct tunnel *tunnel, uint32_t stream, struct in in)
 	record_note_activity();
 	process = process_find((struct text){ request.id, (uint32_t)strlen(request.id) });
 	existing = process != NULL;
-	problem = is_startable(&request);
-	if (problem)
-		error = EINVAL;
-	else if (!existing)
+	problem = existing ? NULL : refusal_of(&request, &error);
+	if (!existing && !problem)
 		error = process_spawn(&request, &process, &stage);
 	if (error) {
 		tunnel_put_error(tunnel, stream, error, stage, problem ? problem : strerror(error));

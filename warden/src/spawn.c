@@ -278,7 +278,7 @@ static int count(char **list)
 
 /* A built-in operation runs no program, by which this would be closed. Left open, it would keep other processes' input
  * from ending. */
-static void close_the_rest(void)
+void spawn_close_the_rest(void)
 {
 	DIR *open_here;
 
@@ -299,7 +299,7 @@ static _Noreturn void run_child(const struct spawn_request *request, const struc
 	struct failure failure = { .stage = become(request, ends, mark) };
 
 	if (run && failure.stage == STAGE_PROGRAM) {
-		close_the_rest();
+		spawn_close_the_rest();
 		_exit(run(count(request->argv), request->argv));
 	}
 	failure.error = errno;

@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "disk.h"
+
 #define UNKNOWN UINT64_MAX
 #define GROUPS "/sys/fs/cgroup/"
 
@@ -209,5 +211,7 @@ void usage_put(struct out *out, uint32_t stream)
 	out_u64(out, usage_oom_kills());
 	out_u64(out, machine_memory_available());
 	out_u64(out, disk_free());
+	out_u64(out, disk_used().bytes);
+	out_u64(out, disk_used().inodes);
 	frame_end(out, frame);
 }

@@ -51,6 +51,7 @@ function toFields(info: SandboxInfo): [label: string, text: string][] {
     ['CPUS', String(limits.cpus)],
     ['PIDS', String(limits.pids)],
     ['OPEN FILES', String(limits.nofile)],
+    ['DISK', describeDisk(info)],
     ['NETWORK', typeof info.network === 'string' ? info.network : `egress (${info.network.egress.allow.join(', ')})`],
     ['PROFILE', info.profile],
     ['RUNTIME', info.runtime],
@@ -59,6 +60,12 @@ function toFields(info: SandboxInfo): [label: string, text: string][] {
     ...Object.entries(info.metadata).map(([name, value]): [string, string] => ['METADATA', `${name}=${value}`]),
   ];
   return fields.filter((field): field is [string, string] => field[1] !== null);
+}
+
+function describeDisk({ disk, limits: { diskBytes, inodes } }: SandboxInfo): string {
+  if (disk === 'memory') return 'in memory';
+  if (diskBytes === null) return 'not bounded';
+  return `${formatBytes(diskBytes)}${inodes === null ? '' : `, ${inodes} files`} (${disk})`;
 }
 
 function describeTime(time: Date): string {

@@ -14,7 +14,7 @@ Examples:
   sandyard stats --json $id
   sandyard stats --history $id`;
 
-const HEADER = ['ID', 'CPU SECONDS', 'MEMORY / LIMIT', 'MEMORY %', 'PIDS', 'NET IN / OUT'];
+const HEADER = ['ID', 'CPU SECONDS', 'MEMORY / LIMIT', 'MEMORY %', 'DISK / LIMIT', 'PIDS', 'NET IN / OUT'];
 const HISTORY_HEADER = ['ID', 'TIME', 'CPU SECONDS', 'MEMORY', 'PIDS', 'NET IN / OUT'];
 
 interface StatsFlags {
@@ -80,7 +80,15 @@ function toRow(id: string, stats: SandboxStats): string[] {
   const { cpuSeconds, memoryBytes, memoryLimitBytes, pids } = stats;
   const percent = memoryLimitBytes > 0 ? `${((100 * memoryBytes) / memoryLimitBytes).toFixed(1)}%` : '-';
   const memory = `${formatBytes(memoryBytes)} / ${formatBytes(memoryLimitBytes)}`;
-  return [id, cpuSeconds.toFixed(2), memory, percent, String(pids), describeNetwork(stats)];
+  return [id, cpuSeconds.toFixed(2), memory, percent, describeDisk(stats), String(pids), describeNetwork(stats)];
+}
+
+function describeDisk({ diskBytes, diskLimitBytes }: SandboxStats): string {
+  return `${showBytes(diskBytes)} / ${showBytes(diskLimitBytes)}`;
+}
+
+function showBytes(bytes: number | null): string {
+  return bytes === null ? '-' : formatBytes(bytes);
 }
 
 function toHistoryRow(id: string, sample: Sample): string[] {

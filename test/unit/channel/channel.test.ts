@@ -91,6 +91,8 @@ describe('requests', () => {
       oomKills: 0,
       machineAvailableBytes: 64 * 2 ** 30,
       diskFreeBytes: 100 * 2 ** 30,
+      diskBytes: 4096,
+      inodes: 2,
     });
     warden.usage = { ...warden.usage, limit: 4096n, machineAvailable: ALL_ONES, diskFree: ALL_ONES };
     expect(await channel.usage()).toMatchObject({
@@ -489,7 +491,7 @@ describe('a sandbox that does not keep to the protocol', () => {
       answer.started(1, { existing: true, pid: 1, firstSeq: 1, lastSeq: 0, stdinOffset: 0, startMs: 0 }),
     ],
     ['an end that leaves output out', answer.exit(1, { lastSeq: 4, outcome: 1, exitCode: 0 })],
-    ['an outcome that there is not', answer.exit(1, { lastSeq: 0, outcome: 6 })],
+    ['an outcome that there is not', answer.exit(1, { lastSeq: 0, outcome: 7 })],
     ['an exit code that there is not', answer.exit(1, { lastSeq: 0, outcome: 1, exitCode: 256 })],
     ['an error after the start', answer.error(1, { errno: 1, stage: 0, text: '' })],
     ['an answer of another kind', answer.done(1)],

@@ -222,6 +222,8 @@ const decode: Record<string, (payload: Buffer, fields: Fields) => [unknown, unkn
       oomKills: fields.number('oom_kills'),
       machineAvailableBytes: fields.big('machine') === ALL_ONES ? null : fields.number('machine'),
       diskFreeBytes: fields.big('disk') === ALL_ONES ? null : fields.number('disk'),
+      diskBytes: fields.big('written') === ALL_ONES ? null : fields.number('written'),
+      inodes: fields.big('inodes') === ALL_ONES ? null : fields.number('inodes'),
     },
   ],
   usage_samples: (payload, fields) => [
@@ -250,7 +252,7 @@ const decode: Record<string, (payload: Buffer, fields: Fields) => [unknown, unkn
   ],
 };
 
-const OUTCOMES = [undefined, 'exited', 'signaled', 'timed_out', 'oom_killed', 'killed'];
+const OUTCOMES = [undefined, 'exited', 'signaled', 'timed_out', 'oom_killed', 'killed', 'disk_full'];
 
 function readAll(bytes: Buffer, splits: readonly number[] = []): Frame[] {
   const frames: Frame[] = [];

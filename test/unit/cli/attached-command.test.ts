@@ -71,6 +71,7 @@ describe('exec', () => {
   test.each([
     [{ outcome: 'timed_out', exitCode: null, signal: 'SIGTERM' }, 124, 'time limit'],
     [{ outcome: 'oom_killed', exitCode: null, signal: 'SIGKILL' }, 137, 'ran out of memory'],
+    [{ outcome: 'disk_full', exitCode: null, signal: 'SIGKILL' }, 137, 'written more than it may'],
     [{ outcome: 'sandbox_died', exitCode: null, signal: null }, 125, 'The sandbox ended'],
     [{ outcome: 'signaled', exitCode: null, signal: 'SIGSEGV' }, 139, ''],
   ] as const)('says what the exit code alone does not: %j', async (exit, code, said) => {

@@ -205,8 +205,8 @@ describe('stats', () => {
     world.stub.add('def', { state: 'exited' });
     expect(await world.run('stats')).toBe(0);
     expect(world.out).toBe(
-      'ID    CPU SECONDS   MEMORY / LIMIT   MEMORY %   PIDS   NET IN / OUT\n' +
-        'abc   1.50          3MiB / 1GiB      0.3%       3      0B / 2KiB\n',
+      'ID    CPU SECONDS   MEMORY / LIMIT   MEMORY %   DISK / LIMIT   PIDS   NET IN / OUT\n' +
+        'abc   1.50          3MiB / 1GiB      0.3%       5MiB / 2GiB    3      0B / 2KiB\n',
     );
     expect(world.stub.called('list')[0]?.[0]).toMatchObject({ state: 'running' });
   });

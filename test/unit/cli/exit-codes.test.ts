@@ -15,6 +15,7 @@ describe('the exit code for how a command ended', () => {
     [{ outcome: 'timed_out', exitCode: null, signal: 'SIGTERM' }, 124],
     [{ outcome: 'timed_out', exitCode: 0, signal: null }, 124],
     [{ outcome: 'oom_killed', exitCode: null, signal: 'SIGKILL' }, 137],
+    [{ outcome: 'disk_full', exitCode: null, signal: 'SIGKILL' }, 137],
     [{ outcome: 'killed', exitCode: null, signal: 'SIGTERM' }, 143],
     [{ outcome: 'killed', exitCode: null, signal: 'SIGKILL' }, 137],
     [{ outcome: 'killed', exitCode: null, signal: null }, 137],

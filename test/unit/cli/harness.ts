@@ -174,6 +174,10 @@ export class StubManager {
       networkReceivedBytes: 0,
       networkSentBytes: 2048,
       oomKills: 0,
+      diskBytes: 5 * 1024 ** 2,
+      diskLimitBytes: 2 * 1024 ** 3,
+      inodes: 12,
+      inodesLimit: 1000,
       at: new Date('2026-01-01T00:00:00Z'),
     };
   }
@@ -310,7 +314,8 @@ function makeInfo(id: string): SandboxInfo {
     maxLifetimeMs: 86_400_000,
     onExpiry: 'destroy',
     wakeOnUse: false,
-    limits: { memoryBytes: 1024 ** 3, cpus: 1, pids: 256, nofile: 4096 },
+    limits: { memoryBytes: 1024 ** 3, cpus: 1, pids: 256, nofile: 4096, diskBytes: 2 * 1024 ** 3, inodes: 1000 },
+    disk: 'watchdog',
     network: 'none',
     secrets: {},
     runtime: null,

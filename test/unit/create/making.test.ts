@@ -56,7 +56,7 @@ describe('a request that is repeated', () => {
 
   it('gets it with the limits it was claimed with, by whoever died before it could set them', async () => {
     const engine = new FakeEngine();
-    const limits = { memoryBytes: 2 ** 28, cpus: 2, pids: 64, nofile: 4096 };
+    const limits = { memoryBytes: 2 ** 28, cpus: 2, pids: 64, nofile: 4096, diskBytes: null, inodes: null };
     const container = plant(engine, 'claimed', { pool: 'k', claim: claimOf({ madeFor: FOR, limits }) });
     await using opened = await open({ engine });
     await opened.manager.create({}, { madeFor: FOR });

@@ -6,7 +6,7 @@ import { createOptionsSchema, parseInput, type CreateOptions } from '../../../sr
 
 const MIB = 1024 ** 2;
 const { limits } = readManagerDefaults({});
-const OURS = { id: 'sha256:a', labels: { 'sandyard.image': '1', 'sandyard.warden': '1' } };
+const OURS = { id: 'sha256:a', labels: { 'sandyard.image': '1', 'sandyard.warden': '1' }, bytes: 1000 };
 
 const plan = (options: CreateOptions) =>
   planSandbox(parseInput(createOptionsSchema, options, 'create options'), { id: 'a', owner: 'me', image: 'i', limits });

@@ -103,8 +103,12 @@ describe('what was tried', () => {
   });
 
   it('a disk quota', () => {
-    expect(faultsOf([checkQuota(undefined)])).toEqual([]);
-    expect(checkQuota('no pquota')).toMatchObject({ severity: 'warn', found: "it can't: no pquota" });
+    expect(faultsOf([checkQuota(undefined, 'btrfs')])).toEqual([]);
+    expect(checkQuota('no pquota', 'overlay2')).toMatchObject({
+      severity: 'warn',
+      found: "it can't, and each sandbox watches its own: no pquota",
+    });
+    expect(checkQuota('none', 'vfs')).toMatchObject({ severity: 'fail' });
   });
 
   test.each([

@@ -182,6 +182,17 @@ describe('failures', () => {
     });
   });
 
+  it('name the bound where the sandbox has written more than it may: while it wrote, and before', async () => {
+    const full = {
+      code: 'out_of_disk',
+      message: expect.stringContaining('64m and 1000 files and directories') as string,
+    };
+    const ended = setUp((process) => process.end('disk_full', { signal: 15 }));
+    await expect(ended.files.write('/a', 'x')).rejects.toMatchObject(full);
+    const refused = makeTarget({ builtins: { '*': { errno: 122, stage: 0 } } });
+    await expect(new SandboxFiles(refused.target).write('/a', 'x')).rejects.toMatchObject(full);
+  });
+
   it.each([
     ['nothing', Buffer.alloc(0)],
     ['half an entry', entry.subarray(0, 20)],

@@ -101,7 +101,9 @@ it('asks the engine for nothing that is known, and for its names where it is not
 
 it('counts what is promised to those that are there and not excepted', async () => {
   const { directory, engine, inventory } = await world({ opens: true });
-  plant(engine, 'big', { traits: { limits: { memoryBytes: 100, cpus: 10, pids: 1000, nofile: 1 } } });
+  plant(engine, 'big', {
+    traits: { limits: { memoryBytes: 100, cpus: 10, pids: 1000, nofile: 1, diskBytes: null, inodes: null } },
+  });
   plant(engine, 'stopped', { state: 'exited' });
   await settle();
   expect(inventory.find('big')).toBeDefined();

@@ -110,6 +110,7 @@ describe('/readyz', () => {
       status: 'not_ready',
       engine: null,
       image: { name: 'sandyard-sandbox:latest', present: null },
+      disk: null,
       problems: [{ code: 'engine_unavailable', message: 'No engine.', hint: 'Start dockerd.' }],
     });
     for (const path of ['/healthz', '/health']) {

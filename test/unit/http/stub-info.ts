@@ -13,6 +13,10 @@ export const STATS: SandboxStats = {
   networkReceivedBytes: 0,
   networkSentBytes: 0,
   oomKills: 2,
+  diskBytes: 4096,
+  diskLimitBytes: 8192,
+  inodes: 2,
+  inodesLimit: 1000,
   at,
 };
 
@@ -51,7 +55,10 @@ export function makeInfo(id: string, options: CreateOptions): SandboxInfo {
       cpus: Number(options.cpuLimit ?? 1),
       pids: 256,
       nofile: 4096,
+      diskBytes: Number(options.diskLimit ?? 1792 * 1024 ** 2),
+      inodes: options.inodesLimit ?? 262_144,
     },
+    disk: 'watchdog',
     network:
       typeof options.network === 'object'
         ? { egress: egressSchema.parse(options.network.egress) }

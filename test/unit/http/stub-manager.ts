@@ -124,6 +124,10 @@ export class StubManager {
     };
   }
 
+  async diskMode() {
+    return 'watchdog' as const;
+  }
+
   async hasImage(): Promise<boolean> {
     return this.imagePresent;
   }

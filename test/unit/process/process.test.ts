@@ -40,6 +40,11 @@ describe('exec', () => {
       { outcome: 'oom_killed', exitCode: 137, signal: 'SIGKILL' },
     ],
     [
+      'no disk',
+      (process) => process.end('disk_full', { signal: SIGKILL }),
+      { outcome: 'disk_full', exitCode: 137, signal: 'SIGKILL' },
+    ],
+    [
       'processes left',
       (process) => {
         process.processesLeft = true;

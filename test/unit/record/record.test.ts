@@ -22,7 +22,8 @@ const CREATED = new Date('2026-01-01T00:00:00.123Z');
 /** By the engine's clock. */
 const MADE = new Date('2026-01-01T01:00:00Z');
 const TRAITS: SandboxTraits = {
-  limits: { memoryBytes: 1024 ** 3, cpus: 0.5, pids: 64, nofile: 1024 },
+  limits: { memoryBytes: 1024 ** 3, cpus: 0.5, pids: 64, nofile: 1024, diskBytes: null, inodes: null },
+  disk: 'none',
   network: 'none',
   secrets: {},
   workdir: '/workspace/a "b"',
@@ -49,7 +50,7 @@ describe('a record', () => {
   it('comes back from the labels whole', () => {
     const { projectName, ...about } = ABOUT;
     const engineFacts = { name: 'sandyard-abc', containerId: 'c1', image: 'x', state: 'running', agesFrom: MADE };
-    const unasked = { tenant: null, pool: null, warm: false, env: {}, madeFor: null };
+    const unasked = { tenant: null, pool: null, warm: false, env: {}, madeFor: null, quotaBytes: null };
     expect(toRecord(container())).toEqual({ ...TRAITS, ...about, projectName, ...engineFacts, ...unasked });
   });
 

@@ -4,12 +4,16 @@
 #ifndef BUILTIN_H
 #define BUILTIN_H
 
+#include <stdbool.h>
+
 /* Gets its argv as of the protocol, its own name first. Reads 0, writes 1, names the path concerned on 2. Returns
  * 0 or an errno, which becomes the exit code. */
 typedef int builtin_run(int argc, char **argv);
 
 /* The operation of that name, or NULL. */
 builtin_run *builtin_find(const char *name);
+/* Whether it may take more of the disk; what removes takes less. */
+bool builtin_writes(const char *name);
 
 /* content.c */
 builtin_run builtin_read, builtin_write, builtin_append;
