@@ -14,6 +14,7 @@ import { Egress } from './egress/egress.js';
 import { DockerEngine } from './engine/docker-engine.js';
 import type { CallOptions, EngineInfo } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
+import { DiskAlarms } from './fleet/disk-alarms.js';
 import { Endings } from './fleet/endings.js';
 import { Inventory, type InventoryChange } from './fleet/inventory.js';
 import { KnownLeases } from './record/leases.js';
@@ -117,6 +118,7 @@ export class SandboxManager implements AsyncDisposable {
       leases,
       inventory,
       lifecycle,
+      alarms: new DiskAlarms({ lifecycle, telemetry, log }),
       clock,
       limits,
       telemetry,

@@ -15,6 +15,7 @@ import type { CallOptions, ContainerDetails, Engine } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
 import { SandboxFiles } from './files/files.js';
 import { connectPort } from './files/port.js';
+import type { DiskAlarms } from './fleet/disk-alarms.js';
 import { judgeEnding } from './fleet/endings.js';
 import type { Inventory } from './fleet/inventory.js';
 import type { KnownLeases } from './record/leases.js';
@@ -71,6 +72,7 @@ export interface SandboxContext {
   readonly leases: KnownLeases;
   readonly inventory: Inventory;
   readonly lifecycle: LifecycleEvents;
+  readonly alarms: DiskAlarms;
   readonly clock: EngineClock;
   readonly limits: Limits;
   readonly telemetry: Telemetry;
@@ -98,6 +100,7 @@ export class Sandbox implements AsyncDisposable {
       env: record.env,
       telemetry: context.telemetry,
       disk: record.limits,
+      diskFull: () => context.alarms.tell(record),
       execTimeoutMs: context.limits.execTimeoutMs,
       calls: context.connections.calls,
       whyDied: () => this.#whyDied(),

@@ -126,7 +126,8 @@ export async function tryDiskQuota(
   const HostConfig = { StorageOpt: { size: TRIAL_DISK }, NetworkMode: 'none' };
   try {
     await connection.call({ operation: 'create_container', ...about, ...options }, (docker, abortSignal) =>
-      docker.createContainer({ name, Image: image, Labels, HostConfig, abortSignal }),
+      // An image may name no program, and this is never started.
+      docker.createContainer({ name, Image: image, Cmd: ['none'], Labels, HostConfig, abortSignal }),
     );
     return undefined;
   } catch (error) {

@@ -17,6 +17,8 @@ export type LifecycleEventType =
   | 'renewed'
   /** The kernel killed something in it for want of memory. */
   | 'oom'
+  /** It had written more than it may, and all that ran in it was ended. */
+  | 'disk_full'
   | 'destroyed';
 
 /**
@@ -110,7 +112,7 @@ export class LifecycleEvents {
   tell({ type, record, exitCode, reason }: LifecycleChange): void {
     const intent = this.#intents.get(record.id);
     // How it ended is certain where its exit code tells.
-    const certain = type === 'oom' || (type === 'stopped' && CERTAIN.has(reason));
+    const certain = type === 'oom' || type === 'disk_full' || (type === 'stopped' && CERTAIN.has(reason));
     const meant = intent?.types.includes(type) === true && intent.until >= performance.now() && !certain;
     if (type === 'destroyed') this.#intents.delete(record.id);
     this.#last += 1;

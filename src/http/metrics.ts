@@ -19,7 +19,7 @@ const OUTCOMES = words('exited signaled timed_out oom_killed killed disk_full sa
 const REAP_REASONS = words(
   'lease_expired idle max_lifetime stopped_too_long lost half_created image_gone sandbox_gone unused',
 );
-const EVENTS = words('created started stopped paused unpaused renewed oom destroyed');
+const EVENTS = words('created started stopped paused unpaused renewed oom disk_full destroyed');
 const MEASURES = ['sandboxes', 'memory', 'cpus', 'pids'];
 const REFUSALS = new Set([
   ...words('queue memory disk'),

@@ -155,7 +155,10 @@ async function begin(target: ProcessTarget, request: SpawnRequest, signal: Abort
     const remote = held.channel.spawn(request, { signal });
     const type = request.tty === undefined ? 'spawn' : 'terminal';
     remote.exit.then(
-      ({ outcome, durationMs }) => target.telemetry.execution({ type, status: outcome, seconds: durationMs / 1000 }),
+      ({ outcome, durationMs }) => {
+        target.telemetry.execution({ type, status: outcome, seconds: durationMs / 1000 });
+        if (outcome === 'disk_full') target.diskFull?.();
+      },
       () => {}, // told to whoever waits
     );
     return { start: await remote.started, attachment: { remote, held } };

@@ -45,6 +45,8 @@ export interface ProcessTarget {
   readonly telemetry: Telemetry;
   /** How much may be written there. */
   readonly disk: DiskBound;
+  /** Called when something was ended because more than that was written. */
+  readonly diskFull?: () => void;
   /** How long an `exec` may take. */
   readonly execTimeoutMs: number;
   /** The calls that end with the manager. */
@@ -140,7 +142,10 @@ export class RemoteRun {
       clearTimeout(this.#overdue);
       clearTimeout(this.#giveUp);
     };
-    this.remote.exit.then(over, over);
+    this.remote.exit.then((exit) => {
+      over();
+      if (exit.outcome === 'disk_full') target.diskFull?.();
+    }, over);
     this.released = new Promise((resolve) => (this.#release = resolve));
     target.calls.add(this);
     signal?.addEventListener('abort', this.#onAbort, { once: true });

@@ -158,6 +158,7 @@ export const EVENT_TYPES = [
   'unpaused',
   'renewed',
   'oom',
+  'disk_full',
   'destroyed',
 ] as const;
 
@@ -165,7 +166,11 @@ const EXPIRY_REASONS = ['lease_expired', 'idle', 'max_lifetime', 'stopped_too_lo
 
 const eventFields = {
   id: z.string().describe('Its place among the events of this run of the service; for "after".'),
-  type: z.enum(EVENT_TYPES).describe('What happened. "oom": the kernel ended something in it for want of memory.'),
+  type: z
+    .enum(EVENT_TYPES)
+    .describe(
+      'What happened. "oom": the kernel ended something in it for want of memory. "disk_full": it had written more than it may, and what ran in it was ended.',
+    ),
   at: time,
   sandbox_id: fields.id,
   owner: z.string(),

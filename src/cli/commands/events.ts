@@ -15,6 +15,7 @@ const TYPES: Readonly<Record<LifecycleEventType, true>> = {
   unpaused: true,
   renewed: true,
   oom: true,
+  disk_full: true,
   destroyed: true,
 };
 
