@@ -111,6 +111,7 @@ export class Creation {
       rootAllowed: record.profile === 'dev',
       workdir: record.workdir,
       env: {},
+      disk: record.limits,
       telemetry: silentTelemetry,
       execTimeoutMs: CALL_MS,
       calls: connections.calls,
