@@ -79,6 +79,7 @@ function toTrialSpec({ image, limits, found, volume }: TrialParts, runtime: stri
     pidsLimit: Math.min(TRIAL_PIDS, limits.maxPids),
     ttlMs: Math.min(TRIAL_TTL_MS, limits.maxLifetimeMs),
     runtime,
+    bounding: { quota: false, watched: false }, // the disk is tried by itself
   };
   const plan = planSandbox(asked, { id: newSandboxId(), owner: 'trial', image, limits });
   return { ...toSpec(plan, found, { volume }), name: `sandyard-trial-${plan.id}`, labels: { [TRIAL_LABEL]: '1' } };
