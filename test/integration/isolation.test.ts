@@ -25,8 +25,8 @@ describe('isolation of a default sandbox', () => {
       'Name: warden',
       'Uid: 0 0 0 0',
       'CapInh: 0000000000000000',
-      'CapPrm: 00000000000000e0', // KILL, SETGID, SETUID
-      'CapEff: 00000000000000e0',
+      'CapPrm: 00000000000000e4', // DAC_READ_SEARCH, by which it counts what is on the disk, KILL, SETGID, SETUID
+      'CapEff: 00000000000000e4',
       'CapBnd: 0000000000000000',
       'CapAmb: 0000000000000000',
       'NoNewPrivs: 1',
