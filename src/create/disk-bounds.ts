@@ -1,5 +1,6 @@
 import type { Limits } from '../config.js';
 import type { CallOptions, Engine } from '../engine/engine.js';
+import { removeOldTrials } from '../engine/trials.js';
 import { SandyardError, type InputIssue } from '../errors.js';
 import type { DiskMode, Profile } from '../isolation.js';
 import type { ParsedCreateOptions } from '../schemas.js';
@@ -48,6 +49,8 @@ export class DiskBounds {
       this.#engine.tryDiskQuota(image, options),
     ]);
     const bounding = judgeBounding(storageDriver, fault);
+    // Where there are no quotas nothing was made.
+    if (bounding.quota) await removeOldTrials(this.#engine, options);
     this.#known = { bounding, until: performance.now() + FRESH_MS };
     return bounding;
   }

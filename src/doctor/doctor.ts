@@ -1,10 +1,11 @@
 import type { Limits } from '../config.js';
 import type { CallOptions, Engine, ImageInfo } from '../engine/engine.js';
+import { removeOldTrials } from '../engine/trials.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { giveUpOn } from '../process/giving-up.js';
 import { PROTOCOL_VERSION, WARDEN_LABEL, type WardenDelivery } from '../warden.js';
 import { checkEngine, checkImage, checkQuota, checkRuntimes, toCheck, type DoctorCheck } from './checks.js';
-import { removeOldTrials, tryRuntime, type RuntimeTrial } from './trials.js';
+import { tryRuntime, type RuntimeTrial } from './trials.js';
 
 /** What an engine can and can't enforce, found out and, where it can be, tried. */
 export interface Diagnosis {

@@ -2,6 +2,7 @@ import { Channel } from '../channel/channel.js';
 import { planSandbox, toSpec } from '../create/plan.js';
 import type { Limits } from '../config.js';
 import type { CallOptions, ContainerSpec, Engine, ImageInfo, VolumeMount } from '../engine/engine.js';
+import { TRIAL_LABEL } from '../engine/trials.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { runBuiltin } from '../files/builtin.js';
 import { giveUpOn } from '../process/giving-up.js';
@@ -12,14 +13,11 @@ import { WARDEN_PATH } from '../warden.js';
 
 /*
  * A runtime is tried by having it run a sandbox: an engine offers all that it was told of, and one that hangs at its start
- * is worse than none. What is made for that has no label of a sandbox, so that no manager takes it for one.
+ * is worse than none.
  */
 
 /** Each step's. */
 const STEP_MS = 10_000;
-const TRIAL_LABEL = 'sandyard.trial';
-/** So long after its begin a trial is over, whoever began it. */
-const LEFT_OVER_MS = 5 * 60_000;
 const TRIAL_MEMORY = 128 * 1024 * 1024;
 const TRIAL_TTL_MS = 60_000;
 /** gVisor counts its own threads. */
@@ -63,14 +61,6 @@ export async function tryRuntime(parts: TrialParts, runtime: string, { signal }:
   }
   if (signal?.aborted === true) throw new SandyardError('aborted', 'The caller gave up.', { cause: signal.reason });
   return { runtime, seconds: (performance.now() - began) / 1000, fault: faults[0] };
-}
-
-/** Removes what trials have left that were killed half-way. */
-export async function removeOldTrials(engine: Engine, { signal }: CallOptions): Promise<void> {
-  const { systemTime } = await engine.info({ signal });
-  const left = await engine.listContainers([`${TRIAL_LABEL}=1`], { signal });
-  const old = left.filter(({ createdAt }) => systemTime.getTime() - createdAt.getTime() > LEFT_OVER_MS);
-  await Promise.all(old.map(({ id }) => engine.removeContainer(id, { signal }).catch(() => {})));
 }
 
 function toTrialSpec({ image, limits, found, volume }: TrialParts, runtime: string): ContainerSpec {

@@ -44,6 +44,16 @@ describe('what an engine can do about disks', () => {
     for (let times = 0; times < 3; times++) expect(await bounds.read('ours:1')).toEqual(WATCHED);
     expect(engine.count('tryDiskQuota')).toBe(2);
   });
+
+  it('leaves nothing of a trial that was killed', async () => {
+    const engine = new FakeEngine();
+    engine.quotaFault = undefined;
+    const labels = { 'sandyard.trial': '1' };
+    engine.plant({ name: 'old', labels, createdAt: new Date(Date.now() - 600_000) });
+    engine.plant({ name: 'under-way', labels });
+    await new DiskBounds(engine).read('ours:1');
+    expect([...engine.containers.keys()]).toEqual(['under-way']);
+  });
 });
 
 describe('the bound of a sandbox', () => {
