@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 #include "disk.h"
+#include "init.h"
 #include "mark.h"
 #include "process.h"
 #include "record.h"
@@ -26,7 +27,7 @@ static void answer_waiters(struct process *process)
 	while (*link) {
 		struct waiter *waiter = *link;
 
-		if (process->ending || !process->reaped) {
+		if (process->ending || !process->reaped || process->ended_by_end) {
 			link = &waiter->next;
 			continue;
 		}
@@ -210,6 +211,14 @@ void process_drained(struct process *process)
 		timer_set(&process->drain, left < QUIET_MS ? left : QUIET_MS);
 }
 
+/* With what operations say that were asked to give up. */
+static bool is_ended_by_end(const struct process *process)
+{
+	bool gave_up = process->flags & SPAWN_BUILTIN && WIFEXITED(process->status) && WEXITSTATUS(process->status) == EINTR;
+
+	return init_is_ending() && (process->outcome == SIGNALED || gave_up);
+}
+
 static void reaped(struct process *process, int status, const struct rusage *usage)
 {
 	process_runs_no_more(process);
@@ -218,6 +227,7 @@ static void reaped(struct process *process, int status, const struct rusage *usa
 	process->status = status;
 	process->usage = *usage;
 	process->outcome = judge(process);
+	process->ended_by_end = is_ended_by_end(process);
 	record_note_activity();
 	timer_stop(&process->timeout);
 	timer_stop(&process->orphan);

@@ -68,6 +68,11 @@ void init_end(int code)
 		timer_set(&end_timer, END_GRACE_MS);
 }
 
+bool init_is_ending(void)
+{
+	return end_code >= 0;
+}
+
 static void on_signal(struct watch *watch, uint32_t events)
 {
 	struct signalfd_siginfo info;

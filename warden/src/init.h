@@ -2,9 +2,13 @@
 #ifndef INIT_H
 #define INIT_H
 
+#include <stdbool.h>
+
 int init_main(int argc, char **argv);
 /* Has everything in the sandbox end, and then the sandbox, with this exit code. */
 void init_end(int code);
+/* Whether that is so. */
+bool init_is_ending(void);
 
 /* connect.c: hands its standard input and output to PID 1, and waits for the end of the tunnel. */
 int connect_main(void);

@@ -135,6 +135,8 @@ struct process {
 	int64_t reaped_us, drain_until;
 	bool left;
 	enum outcome outcome;
+	/* By a signal, when the sandbox was to end: nobody is told, as the engine tells of that. */
+	bool ended_by_end;
 	int status;
 	struct rusage usage;
 	/* Its end is told: nothing more is added to the ring. */

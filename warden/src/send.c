@@ -143,7 +143,7 @@ static bool put_next(struct out *out, struct reader *reader)
 		put_piece(out, reader);
 		return true;
 	}
-	if (reader->process->ended && !reader->exit_sent) {
+	if (reader->process->ended && !reader->process->ended_by_end && !reader->exit_sent) {
 		process_put_exit(reader->process, out, reader->stream);
 		reader->exit_sent = true;
 	}

@@ -18,6 +18,11 @@ void init_end(int code)
 	(void)code;
 }
 
+bool init_is_ending(void)
+{
+	return false;
+}
+
 static int no_operation(int argc, char **argv)
 {
 	(void)argv;
