@@ -54,7 +54,13 @@ describe('egress on a newer engine, which is itself in a container', () => {
     const { Config } = (await engine?.docker.getNetwork(`sandyard-${sandbox.id}`).inspect())?.IPAM ?? {};
     const gateway = Config?.[0]?.['Gateway'];
     expect(gateway).toMatch(/^\d+(\.\d+){3}$/);
-    for (const host of [internet.address, internet.metadataAddress, internet.privateAddress, '172.17.0.1', String(gateway)])
+    for (const host of [
+      internet.address,
+      internet.metadataAddress,
+      internet.privateAddress,
+      '172.17.0.1',
+      String(gateway),
+    ])
       expect((await connectEgress(sandbox, host, 80)).exitCode, host).not.toBe(0);
   });
 });
