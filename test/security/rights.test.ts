@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect } from 'vitest';
 
 import type { Attestation, Sandbox, SandboxManager } from '../../src/index.js';
 import { dockerClient, removeAll, RUNTIMES, testManager } from '../fixtures/run.js';
-import { python } from '../fixtures/security-sandbox.js';
+import { python, watchesDisk } from '../fixtures/security-sandbox.js';
 import { attemptsOn } from './attempts.js';
 
 const NONE = '0000000000000000';
@@ -79,12 +79,13 @@ describe.each(RUNTIMES)('the rights of user code in a sandbox of %s', (runtime) 
 
   attempt(2, async () => {
     const { Mounts, Config, HostConfig } = await dockerClient().getContainer(`sandyard-${sandbox.id}`).inspect();
+    const watching = (await watchesDisk(manager)) ? ['DAC_READ_SEARCH'] : [];
     expect(Mounts).toEqual([]);
     expect(Config.User).toBe('0:0');
     expect(HostConfig).toMatchObject({
       Privileged: false,
       CapDrop: ['ALL'],
-      CapAdd: ['CHOWN', 'KILL', 'SETGID', 'SETPCAP', 'SETUID'],
+      CapAdd: ['CHOWN', ...watching, 'KILL', 'SETGID', 'SETPCAP', 'SETUID'],
       SecurityOpt: ['no-new-privileges:true', expect.stringContaining('seccomp=') as string],
       NetworkMode: 'none',
       IpcMode: 'private',
