@@ -52,15 +52,9 @@ describe('egress on a newer engine, which is itself in a container', () => {
   it('leads nowhere past its proxy', async () => {
     const { internet, sandbox } = ground;
     const { Config } = (await engine?.docker.getNetwork(`sandyard-${sandbox.id}`).inspect())?.IPAM ?? {};
-    const gateway = Config?.[0]?.['Gateway'];
-    expect(gateway).toMatch(/^\d+(\.\d+){3}$/);
-    for (const host of [
-      internet.address,
-      internet.metadataAddress,
-      internet.privateAddress,
-      '172.17.0.1',
-      String(gateway),
-    ])
+    // The newest engines have none in such a network; what older ones have is to lead nowhere.
+    const gateways = Config?.flatMap(({ Gateway = [] }) => Gateway) ?? [];
+    for (const host of [internet.address, internet.metadataAddress, internet.privateAddress, '172.17.0.1', ...gateways])
       expect((await connectEgress(sandbox, host, 80)).exitCode, host).not.toBe(0);
   });
 });
