@@ -169,7 +169,7 @@ export class Sandbox implements AsyncDisposable {
     const started = this.#change(['started'], (engine) => engine.startContainer(this.#record.containerId, { signal }));
     const isRevived = this.#record.onExpiry === 'pause';
     await (isRevived ? this.#context.records.revive(this.#record, { after: started, signal }) : started);
-    return this.inspect({ signal });
+    return this.#changed(signal);
   }
 
   /**
@@ -186,7 +186,7 @@ export class Sandbox implements AsyncDisposable {
     await this.#change(['stopped'], (engine) =>
       engine.stopContainer(this.#record.containerId, { signal, graceSeconds }),
     );
-    return this.inspect({ signal });
+    return this.#changed(signal);
   }
 
   /** Stops it and starts it. */
@@ -201,7 +201,7 @@ export class Sandbox implements AsyncDisposable {
    */
   async pause({ signal }: CallOptions = {}): Promise<SandboxInfo> {
     await this.#change(['paused'], () => this.#context.pausing.pause(this.#record, { signal }));
-    return this.inspect({ signal });
+    return this.#changed(signal);
   }
 
   /** Has it go on, with a new lease where the end of the old one has paused it. */
@@ -210,7 +210,7 @@ export class Sandbox implements AsyncDisposable {
       engine.unpauseContainer(this.#record.containerId, { signal }),
     );
     await this.#context.records.revive(this.#record, { after: unpaused, signal });
-    return this.inspect({ signal });
+    return this.#changed(signal);
   }
 
   /**
@@ -318,6 +318,13 @@ export class Sandbox implements AsyncDisposable {
 
   #show(details: ContainerDetails): SandboxInfo {
     return toInfo(this.#record, { expiresAt: this.#context.leases.endOf(this.#record), details });
+  }
+
+  /** How it is after a change, which a list by the same manager then tells, too. */
+  async #changed(signal: AbortSignal | undefined): Promise<SandboxInfo> {
+    const info = await this.inspect({ signal });
+    await this.#context.inventory.agrees(this.id, info.state, { signal });
+    return info;
   }
 
   /** What the engine then tells of it, of these types, was asked for. */

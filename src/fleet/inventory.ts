@@ -14,6 +14,8 @@ import { claimedAs, ownedBy, poolName, toRecord, type Claim, type SandboxRecord 
 const READERS = 4;
 /** Much more than are removed while anything is on its way that takes them to be there. */
 const REMEMBERED_GONE = 1000;
+/** Much longer than the engine takes to tell of what it has answered for. */
+const AGREE_MS = 1000;
 
 /** What became of a sandbox, as the engine tells it. */
 export interface InventoryChange {
@@ -114,6 +116,15 @@ export class Inventory {
   /** Resolves when something has happened to a sandbox, or is told late that it may have: after `atMostMs`. */
   async changed(id: string, options: { atMostMs: number; signal?: AbortSignal | undefined }): Promise<void> {
     await this.#waiters.wait(id, options);
+  }
+
+  /** Resolves when that a sandbox is in this state is known here, too, so that a list tells of it; after a second at the latest. */
+  async agrees(id: string, state: ContainerState, { signal }: { signal?: AbortSignal | undefined }): Promise<void> {
+    const until = performance.now() + AGREE_MS;
+    for (let left = AGREE_MS; left > 0 && signal?.aborted !== true; left = until - performance.now()) {
+      if (!this.live || (this.#records.get(id)?.state ?? state) === state) return;
+      await this.#waiters.wait(id, { atMostMs: left, signal });
+    }
   }
 
   /** Enters what this manager has made or claimed itself, before the engine tells of it. */

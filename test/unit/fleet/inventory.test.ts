@@ -258,6 +258,29 @@ describe('what the engine tells', () => {
     expect(told).toContain('created b');
   });
 
+  it('agrees on a state as soon as the engine has told of it, or a second later all the same', async () => {
+    const { engine, inventory, plant } = world();
+    const { id } = plant('a');
+    await inventory.open();
+    let agreed = false;
+    const waiting = inventory.agrees('a', 'paused', {}).then(() => (agreed = true));
+    await inventory.agrees('a', 'running', {});
+    await inventory.agrees('gone', 'running', {});
+    expect(agreed).toBe(false);
+    await engine.pauseContainer(id);
+    await waiting;
+    expect(ids(inventory)).toEqual(['a paused']);
+    await inventory.agrees('a', 'running', { signal: AbortSignal.abort() });
+    vi.useFakeTimers();
+    try {
+      const late = inventory.agrees('a', 'running', {});
+      await vi.advanceTimersByTimeAsync(1000);
+      await late;
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
   it('of one that is unknown and gone is ignored', async () => {
     const { engine, inventory, plant, told } = await openWorld();
     const container = plant('a');
