@@ -121,8 +121,9 @@ export class Inventory {
   /** Resolves when that a sandbox is in this state is known here, too, so that a list tells of it; after a second at the latest. */
   async agrees(id: string, state: ContainerState, { signal }: { signal?: AbortSignal | undefined }): Promise<void> {
     const until = performance.now() + AGREE_MS;
-    for (let left = AGREE_MS; left > 0 && signal?.aborted !== true; left = until - performance.now()) {
-      if (!this.live || (this.#records.get(id)?.state ?? state) === state) return;
+    for (let left = AGREE_MS; left > 0; left = until - performance.now()) {
+      const agrees = (this.#records.get(id)?.state ?? state) === state;
+      if (agrees || !this.live || signal?.aborted === true) return;
       await this.#waiters.wait(id, { atMostMs: left, signal });
     }
   }

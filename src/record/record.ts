@@ -20,7 +20,7 @@ const LABEL_TENANT = 'sandyard.tenant';
 const LABEL_QUOTA = 'sandyard.quota';
 
 const NAME_PREFIX = 'sandyard-';
-const POOL_NAME_PREFIX = 'sandyard-pool-';
+export const POOL_NAME_PREFIX = 'sandyard-pool-';
 
 /** As much as the warden keeps for us. */
 const MAX_CLAIM_BYTES = 32 * 1024;

@@ -1,0 +1,88 @@
+import { getEventListeners } from 'node:events';
+import { readdir, readFile } from 'node:fs/promises';
+import { Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { queryObjects, setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+
+import type { Ground } from './ground.js';
+
+const MIB = 1024 * 1024;
+/** What has just ended closes its sockets. */
+const QUIET_MS = 1500;
+
+/** What may grow while it should not, of this process and of the resident sandbox's PID 1; and by how much it may. */
+export const QUANTITIES = {
+  'heap, MiB': 8,
+  'outside the heap, MiB': 8,
+  'resident, MiB': 64,
+  'file descriptors': 4,
+  timers: 4,
+  sockets: 4,
+  functions: 1500,
+  'listeners to a signal': 0,
+  warnings: 0,
+  'PID 1: resident, MiB': 6,
+  'PID 1: file descriptors': 2,
+} as const;
+
+export type Quantity = keyof typeof QUANTITIES;
+export type Sample = Readonly<Record<Quantity, number>>;
+
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
+const Timer = timerClass();
+
+let warnings = 0;
+process.on('warning', (warning) => {
+  if (warning.name === 'ExperimentalWarning') return; // of queryObjects
+  warnings += 1;
+  console.error(warning);
+});
+
+/** While nothing is under way. `pid1`: of the resident sandbox, on this machine. */
+export async function measure({ signal }: Ground, pid1: number): Promise<Sample> {
+  await sleep(QUIET_MS);
+  for (let times = 0; times < 3; times += 1) {
+    collect();
+    await sleep(50); // finalizers have a turn of their own
+  }
+  const { heapUsed, external, rss } = process.memoryUsage();
+  const status = await readFile(`/proc/${pid1}/status`, 'utf8');
+  return {
+    'heap, MiB': heapUsed / MIB,
+    'outside the heap, MiB': external / MIB,
+    'resident, MiB': rss / MIB,
+    'file descriptors': (await readdir('/proc/self/fd')).length,
+    timers: queryObjects(Timer, { format: 'count' }),
+    sockets: queryObjects(Socket, { format: 'count' }),
+    functions: queryObjects(Function, { format: 'count' }),
+    'listeners to a signal': getEventListeners(signal, 'abort').length,
+    warnings,
+    'PID 1: resident, MiB': Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]) / 1024,
+    'PID 1: file descriptors': (await readdir(`/proc/${pid1}/fd`)).length,
+  };
+}
+
+export interface Verdict {
+  readonly quantity: Quantity;
+  /** The least of the first third, and of the last: a leak raises it, what a moment leaves lying about does not. */
+  readonly begin: number;
+  readonly end: number;
+  readonly flat: boolean;
+}
+
+export function judge(samples: readonly Sample[]): Verdict[] {
+  const third = Math.max(1, Math.floor(samples.length / 3));
+  return (Object.keys(QUANTITIES) as Quantity[]).map((quantity) => {
+    const least = (of: readonly Sample[]) => Math.min(...of.map((sample) => sample[quantity]));
+    const [begin, end] = [least(samples.slice(0, third)), least(samples.slice(-third))];
+    return { quantity, begin, end, flat: end - begin <= QUANTITIES[quantity] };
+  });
+}
+
+function timerClass(): new () => NodeJS.Timeout {
+  const timer = setTimeout(() => {}, 0);
+  clearTimeout(timer);
+  return timer.constructor as new () => NodeJS.Timeout;
+}
