@@ -227,7 +227,8 @@ function faultOf(request: FuzzRequest, who: string, { status, type, text }: Outc
   // The path of a request is in the answer, whatever it is.
   const own = text.replaceAll(/"(instance|detail)":"(?:[^"\\]|\\.)*"/g, '');
   // Of those that are under way at once, one may end the sandbox, which the others are told.
-  const isEnded = request.sandbox === ALICES && text.includes('"code":"sandbox_died"');
+  const tells = request.method === 'HEAD' ? status === 502 : text.includes('"code":"sandbox_died"');
+  const isEnded = request.sandbox === ALICES && tells;
   if (status >= 500 && !isEnded) return `status ${status}`;
   if (STACK.test(own)) return 'a stack trace';
   if (text.includes(SECRET)) return "what is bob's";
