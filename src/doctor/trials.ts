@@ -1,3 +1,4 @@
+import { anySignal } from '../any-signal.js';
 import { Channel } from '../channel/channel.js';
 import { planSandbox, toSpec } from '../create/plan.js';
 import type { Limits } from '../config.js';
@@ -103,7 +104,7 @@ async function inTime(
 ): Promise<void> {
   const deadline = AbortSignal.timeout(STEP_MS);
   try {
-    const step = signal === undefined ? deadline : AbortSignal.any([signal, deadline]);
+    const step = signal === undefined ? deadline : anySignal([signal, deadline]);
     await giveUpOn(act(step), step);
   } catch (error) {
     if (!deadline.aborted) throw error;

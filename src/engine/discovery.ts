@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import * as http from 'node:http';
 import * as https from 'node:https';
 import { join } from 'node:path';
+import { anySignal } from '../any-signal.js';
 import type { EngineEnvironment } from '../config.js';
 import { SandyardError } from '../errors.js';
 
@@ -183,7 +184,7 @@ async function readCertificates(env: EngineEnvironment): Promise<EngineTls> {
 async function ping(address: EngineAddress, options: DiscoveryOptions): Promise<EngineAttempt | undefined> {
   const timeoutMs = options.timeoutMs ?? 3000;
   const timeout = AbortSignal.timeout(timeoutMs);
-  const signal = options.signal ? AbortSignal.any([timeout, options.signal]) : timeout;
+  const signal = options.signal ? anySignal([timeout, options.signal]) : timeout;
   const where = describeAddress(address);
   try {
     const status = await getPing(address, signal);

@@ -2,6 +2,7 @@ import type Docker from 'dockerode';
 import { Socket } from 'node:net';
 import { Duplex } from 'node:stream';
 
+import { anySignal } from '../any-signal.js';
 import { SandyardError } from '../errors.js';
 import type { EngineConnection } from './connection.js';
 import { Demultiplexer } from './demultiplex.js';
@@ -87,7 +88,7 @@ async function hijack(
   // The client never ends the request of a hijack; where it fails, its connection would stay.
   const hangUp = new AbortController();
   try {
-    const stream = await request(AbortSignal.any([abortSignal, hangUp.signal]));
+    const stream = await request(anySignal([abortSignal, hangUp.signal]));
     if (!(stream instanceof Socket)) {
       throw new SandyardError('engine_error', 'The engine did not hand over the connection for a tunnel.', {
         hint: 'A proxy between Sandyard and the engine must let the upgrade of a connection pass.',

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { anySignal } from '../any-signal.js';
 import type { ContainerEvent, Engine } from '../engine/engine.js';
 import { SandyardError } from '../errors.js';
 import type { Log } from '../log.js';
@@ -97,7 +98,7 @@ export class EventFeed {
   async #follow(signal: AbortSignal, complete: () => void): Promise<void> {
     const { engine, owner, compare, apply } = this.#parts;
     const broken = new AbortController();
-    const both = AbortSignal.any([signal, broken.signal]);
+    const both = anySignal([signal, broken.signal]);
     const subscribed = settleable<void>();
     const ready = () => subscribed.resolve(undefined);
     const events = engine.watchContainers(ownedBy(owner), { signal: both, ready });

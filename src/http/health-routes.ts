@@ -1,5 +1,6 @@
 import { z } from 'zod';
 
+import { anySignal } from '../any-signal.js';
 import type { EngineInfo } from '../index.js';
 import { DISK_MODES } from '../isolation.js';
 import { operation, type Call, type Operation } from './operation.js';
@@ -88,7 +89,7 @@ export const healthOperations: readonly Operation[] = [
 ];
 
 async function probe({ manager, calls, signal }: Call<unknown, unknown>): Promise<Ready> {
-  const deadline = { signal: AbortSignal.any([signal, AbortSignal.timeout(PROBE_TIMEOUT_MS)]) };
+  const deadline = { signal: anySignal([signal, AbortSignal.timeout(PROBE_TIMEOUT_MS)]) };
   const problems: Ready['problems'] = [];
   const noteProblem = (error: unknown) => {
     const { code, message, hint = null } = toSandyardError(error);

@@ -1,5 +1,6 @@
 import type { z } from 'zod';
 
+import { anySignal } from '../any-signal.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import type { ProcessInfo, Sandbox, SandboxProcess } from '../index.js';
 import { exitAnswer, processAnswer, processListAnswer } from '../wire/answers.js';
@@ -167,7 +168,7 @@ async function waitForProcess(call: Call<z.output<typeof waitQuery>, unknown>): 
   const timeUp = query.timeout === undefined ? undefined : AbortSignal.timeout(query.timeout);
   running.streams = true;
   try {
-    const exit = await process.wait({ signal: timeUp === undefined ? signal : AbortSignal.any([signal, timeUp]) });
+    const exit = await process.wait({ signal: timeUp === undefined ? signal : anySignal([signal, timeUp]) });
     response.json(presentExit(exit));
   } catch (error) {
     if (timeUp?.aborted !== true || signal.aborted) throw error;

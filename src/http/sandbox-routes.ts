@@ -1,5 +1,6 @@
 import type { z } from 'zod';
 
+import { anySignal } from '../any-signal.js';
 import { confinedTo } from '../access/caller.js';
 import { endAnswer, sandboxAnswer, sandboxListAnswer, statsAnswer, statsHistoryAnswer } from '../wire/answers.js';
 import { presentEnd, presentSandbox, presentStats, presentStatsHistory } from '../wire/presenters.js';
@@ -211,7 +212,7 @@ async function wait({ manager, id, query, response, running, signal }: Call<z.ou
   const timeUp = query.timeout === undefined ? undefined : AbortSignal.timeout(query.timeout);
   running.streams = true;
   try {
-    const ended = await manager.wait(id, { signal: timeUp === undefined ? signal : AbortSignal.any([signal, timeUp]) });
+    const ended = await manager.wait(id, { signal: timeUp === undefined ? signal : anySignal([signal, timeUp]) });
     response.json(presentEnd(ended));
   } catch (error) {
     if (timeUp?.aborted !== true || signal.aborted) throw error;

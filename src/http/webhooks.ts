@@ -1,6 +1,7 @@
 import { createHmac } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { anySignal } from '../any-signal.js';
 import type { WebhookSettings } from '../webhook-settings.js';
 import { isSandyardError } from '../errors.js';
 import type { LifecycleEvent, SandboxManager } from '../index.js';
@@ -188,7 +189,7 @@ class Endpoint {
           'webhook-signature': `v1,${signature}`,
         },
         body,
-        signal: AbortSignal.any([deadline, this.#cut.signal]),
+        signal: anySignal([deadline, this.#cut.signal]),
       });
       await response.body?.cancel();
       if (response.ok) return undefined;

@@ -15,6 +15,7 @@ const LAYERS = [
     'secret-schemas.ts',
     'signals.ts',
     'quote.ts',
+    'any-signal.ts',
     'settleable.ts',
     'isolation.ts',
     'schemas.ts',
