@@ -186,8 +186,12 @@ export class SandboxConnections {
     try {
       return await open();
     } catch (error) {
-      const isUsed = connection.users > 0 && performance.now() - usedAt < WAKES_MS;
-      if (!isUsed || !isSandyardError(error, 'wrong_state') || !(await this.#wake(record))) throw error;
+      if (!isSandyardError(error, 'wrong_state')) throw error;
+      // Who waits for it may have come when it ran again, after this attempt had begun.
+      if ((await this.#engine.inspectContainer(record.containerId, options)).state !== 'running') {
+        const isUsed = connection.users > 0 && performance.now() - usedAt < WAKES_MS;
+        if (!isUsed || !(await this.#wake(record))) throw error;
+      }
     }
     return open();
   }

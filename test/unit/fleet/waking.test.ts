@@ -131,6 +131,21 @@ describe('a use', () => {
     expect(container.state).toBe('paused');
   });
 
+  it('gets in, too, by an attempt that began while it was paused, once it runs again', async () => {
+    const { connections, record, container, engine } = world({ traits: { wakeOnUse: false } });
+    await engine.pauseContainer(container.id);
+    const tried = settleable<void>();
+    engine.before.inspectContainer = async () => {
+      tried.resolve();
+      await engine.unpauseContainer(container.id);
+    };
+    const early = connections.hold(record).channel.usage();
+    await tried.promise;
+    const later = connections.hold(record).channel.usage();
+    expect(await Promise.all([early, later])).toMatchObject([{ processes: 3 }, { processes: 3 }]);
+    expect(engine.count('openTunnel')).toBe(2);
+  });
+
   it('is none where somebody only looks', async () => {
     const { connections, record, container } = world({ state: 'paused' });
     container.warden.record.expire();
