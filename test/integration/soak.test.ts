@@ -7,7 +7,7 @@ import { ROOT } from '../fixtures/service.js';
 
 const MINUTES = 3;
 
-/** In a process of its own, whose memory, descriptors and timers are nobody else's. docs/soak.md has an hour of it. */
+/** In a process of its own, whose memory, descriptors and timers are nobody else's. */
 it(
   `${MINUTES} minutes of all that there is to do leave nothing behind, in the manager, the sandboxes and the engine`,
   { timeout: (MINUTES + 3) * 60_000 },

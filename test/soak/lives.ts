@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { anySignal } from '../../src/any-signal.js';
 import { isSandyardError, type CreateOptions, type Sandbox } from '../../src/index.js';
 import type { Ground } from './ground.js';
 import { rest, USES } from './uses.js';
@@ -66,7 +67,7 @@ async function create(ground: Ground, tally: Tally, options: CreateOptions): Pro
   }
   const labels = random.next() < 0.3 ? { 'soak.cold': 'yes' } : undefined;
   const givesUp = random.next() < 0.15;
-  const giveUp = givesUp ? AbortSignal.any([signal, AbortSignal.timeout(random.between(0, 600))]) : signal;
+  const giveUp = givesUp ? anySignal([signal, AbortSignal.timeout(random.between(0, 600))]) : signal;
   try {
     const sandbox = await manager.create({ ...options, labels }, { signal: giveUp });
     tally.add(labels === undefined ? 'created' : 'created cold');

@@ -30,7 +30,7 @@ const HELP = `Usage: npm run soak -- [--minutes N] [--at-once N] [--seed N] [--j
   --seed N      to do the same as a run that told its seed
   --json FILE   write the result there, too
 
-It needs a Docker engine on this machine, and a right to read what /proc says of the engine's containers.
+How many files PID 1 of a sandbox has open is looked at where its engine is on this machine, and whoever looks is root.
 `;
 
 const LEAST_ROUND_MS = 10_000;

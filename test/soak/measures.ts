@@ -1,5 +1,5 @@
 import { getEventListeners } from 'node:events';
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { queryObjects, setFlagsFromString } from 'node:v8';
@@ -40,15 +40,15 @@ process.on('warning', (warning) => {
   console.error(warning);
 });
 
-/** While nothing is under way. `pid1`: of the resident sandbox, on this machine. */
-export async function measure({ signal }: Ground, pid1: number): Promise<Sample> {
+/** While nothing is under way. `pid1`: of the resident sandbox, as the engine knows it; on another machine it is nobody's here. */
+export async function measure({ resident, signal }: Ground, pid1: number): Promise<Sample> {
+  const { stdout: status } = await resident.exec(['grep', '^VmRSS:', '/proc/1/status'], { signal });
   await sleep(QUIET_MS);
   for (let times = 0; times < 3; times += 1) {
     collect();
     await sleep(50); // finalizers have a turn of their own
   }
   const { heapUsed, external, rss } = process.memoryUsage();
-  const status = await readFile(`/proc/${pid1}/status`, 'utf8');
   return {
     'heap, MiB': heapUsed / MIB,
     'outside the heap, MiB': external / MIB,
@@ -59,8 +59,8 @@ export async function measure({ signal }: Ground, pid1: number): Promise<Sample>
     functions: queryObjects(Function, { format: 'count' }),
     'listeners to a signal': getEventListeners(signal, 'abort').length,
     warnings,
-    'PID 1: resident, MiB': Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]) / 1024,
-    'PID 1: file descriptors': (await readdir(`/proc/${pid1}/fd`)).length,
+    'PID 1: resident, MiB': Number(/\d+/.exec(status)?.[0]) / 1024,
+    'PID 1: file descriptors': (await readdir(`/proc/${pid1}/fd`).catch(() => [])).length,
   };
 }
 

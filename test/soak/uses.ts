@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WebSocket } from 'ws';
 
+import { anySignal } from '../../src/any-signal.js';
 import { isSandyardError, type Sandbox } from '../../src/index.js';
 import type { Ground } from './ground.js';
 
@@ -26,7 +27,7 @@ export const USES: Readonly<Record<string, Use>> = {
   },
 
   async 'command given up'({ random, signal }, sandbox) {
-    const giveUp = AbortSignal.any([signal, AbortSignal.timeout(random.between(1, 50))]);
+    const giveUp = anySignal([signal, AbortSignal.timeout(random.between(1, 50))]);
     await assert.rejects(sandbox.exec(['sleep', '30'], { signal: giveUp }), (error) =>
       isSandyardError(error, 'aborted'),
     );
@@ -101,7 +102,7 @@ export const USES: Readonly<Record<string, Use>> = {
   },
 
   async 'events, for a moment'({ manager, random, signal }) {
-    const leave = AbortSignal.any([signal, AbortSignal.timeout(random.between(1, 50))]);
+    const leave = anySignal([signal, AbortSignal.timeout(random.between(1, 50))]);
     for await (const event of manager.events({ signal: leave })) assert.ok(event.sandboxId.length > 0);
   },
 
