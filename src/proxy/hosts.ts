@@ -46,7 +46,7 @@ export function parseRule(text: string): HostRule | undefined {
   if (ports.some((number) => number < 1 || number > 65_535)) return undefined;
   if (given === '*') return { host: '*', ports };
   const wild = given.startsWith('*.');
-  // A suffix may be a single label: with another one before it, it is a name as any.
+  // A suffix may be a single label, such as `test`, which readHost takes for no name: so it is given one more to check.
   const host = readHost(wild ? `any.${given.slice(2)}` : given);
   if (!('name' in host)) return undefined;
   return { host: wild ? `*.${host.name.slice('any.'.length)}` : host.name, ports };

@@ -41,7 +41,7 @@ interface Inspected {
   readonly SizeRw?: number;
 }
 
-/** How many files all of the host has open, as any container of runc can see. */
+/** The number of files that are open on the whole host; under runc a container can read it. */
 const OPEN_FILES = "print(open('/proc/sys/fs/file-nr').read().split()[0])";
 /** Far fewer than the bomb opens, and more than come and go on a machine that does other things. */
 const FEW_FILES = 20_000;
