@@ -1,49 +1,25 @@
-import { Admission } from './create/admission.js';
 import type { CopyResult } from './archive/archive.js';
 import type { Attestation } from './attest/attestation.js';
-import { readEngineEnvironment, readManagerDefaults, type Limits } from './config.js';
-import { SandboxConnections } from './connections.js';
+import type { Limits } from './config.js';
 import type { CopyFromOptions, CopyOptions } from './copy.js';
-import { Creation } from './create/creation.js';
-import { DiskBounds, toDiskMode } from './create/disk-bounds.js';
-import { Isolating } from './create/isolating.js';
-import { SandboxDirectory } from './fleet/directory.js';
-import { EngineClock } from './record/engine-clock.js';
-import { Doctor, type Diagnosis } from './doctor/doctor.js';
-import { Egress } from './egress/egress.js';
-import { DockerEngine } from './engine/docker-engine.js';
+import { toDiskMode } from './create/disk-bounds.js';
+import type { Diagnosis } from './doctor/doctor.js';
 import type { CallOptions, EngineInfo } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
-import { DiskAlarms } from './fleet/disk-alarms.js';
 import { Endings } from './fleet/endings.js';
-import { Inventory, type InventoryChange } from './fleet/inventory.js';
-import { KnownLeases } from './record/leases.js';
-import { Pausing } from './fleet/pausing.js';
-import type { DiskMode } from './isolation.js';
-import { LifecycleEvents, type EventsOptions, type LifecycleEvent } from './fleet/lifecycle.js';
+import type { InventoryChange } from './fleet/inventory.js';
+import type { EventsOptions, LifecycleEvent } from './fleet/lifecycle.js';
 import { listPage } from './fleet/listing.js';
-import { silentLog, type Log } from './log.js';
-import { MachineRoom } from './create/machine-room.js';
-import { Making } from './create/making.js';
+import type { PruneResult, ReapOptions } from './fleet/reaper.js';
+import type { DiskMode } from './isolation.js';
+import type { CreateCallOptions, ManagerOptions, SandboxList, TenantOptions } from './manager-options.js';
+import { assemble, type ManagerParts } from './manager-parts.js';
 import type { Command, ExecOptions, ExecResult } from './process/process.js';
-import { Reaper, type PruneResult, type ReapOptions } from './fleet/reaper.js';
-import {
-  toPools,
-  toReaperSettings,
-  type CreateCallOptions,
-  type ManagerOptions,
-  type SandboxList,
-  type TenantOptions,
-} from './manager-options.js';
 import type { SandboxRecord } from './record/record.js';
-import { Records } from './fleet/records.js';
 import { Sandbox, type SandboxContext, type SandboxStats, type StopOptions } from './sandbox.js';
 import { toInfo, type SandboxInfo } from './sandbox-info.js';
 import { createOptionsSchema, fields, parseInput, type CreateOptions, type ListOptions } from './schemas.js';
-import { silentTelemetry, type ManagerGauges } from './telemetry.js';
-import { Waking } from './fleet/waking.js';
-import { OUR_IMAGE, WardenDelivery } from './warden.js';
-import { WarmSandboxes } from './create/warm-sandboxes.js';
+import type { ManagerGauges } from './telemetry.js';
 
 /**
  * Makes and keeps sandboxes on one Docker engine. Any number of managers can share an engine; all that is to be
@@ -54,16 +30,8 @@ export class SandboxManager implements AsyncDisposable {
   readonly image: string;
   readonly owner: string;
   readonly limits: Limits;
-  readonly #log: Log;
+  readonly #parts: ManagerParts;
   readonly #context: SandboxContext;
-  readonly #directory: SandboxDirectory;
-  readonly #admission: Admission;
-  readonly #warm: WarmSandboxes;
-  readonly #making: Making;
-  readonly #doctor: Doctor;
-  readonly #reaper: Reaper;
-  readonly #disk: DiskBounds;
-  readonly #schedule: string | undefined;
   readonly #endings = new Endings();
   #adopted = false;
   #closed = false;
@@ -71,115 +39,17 @@ export class SandboxManager implements AsyncDisposable {
 
   /** Does no I/O. */
   constructor(options: ManagerOptions = {}) {
-    const defaults = readManagerDefaults();
-    const { telemetry = silentTelemetry, log = silentLog } = options;
-    this.image = options.image ?? defaults.image;
-    this.owner = options.owner ?? defaults.owner;
-    this.limits = { ...defaults.limits, ...options.limits };
-    this.#log = log;
-    const { image, owner, limits } = this;
-    const source = options.docker === undefined ? { env: readEngineEnvironment() } : { docker: options.docker };
-    const engine = options.engine ?? new DockerEngine(source, { telemetry });
-    const clock = new EngineClock();
-    const leases = new KnownLeases();
-    const lifecycle = new LifecycleEvents();
-    const connections = new SandboxConnections(engine, (record) => waking.wake(record));
-    const records = new Records({ engine, connections, leases, log });
-    const waking = new Waking({ engine, records, clock, lifecycle, log });
-    const inventory = new Inventory({
-      engine,
-      clock,
-      log,
-      owner,
-      readClaim: (record) => records.readClaim(record),
+    this.#parts = assemble(options, {
       changed: (change) => this.#changed(change),
-      compared: (ids) => {
-        connections.keepOnly(ids);
-        leases.keepOnly(ids);
-      },
-    });
-    this.#disk = new DiskBounds(engine);
-    const isOurs = (id: string) => this.#making.has(id);
-    const pausing = new Pausing({ engine, records, leases, lifecycle, isOurs });
-    const egress = new Egress({
-      engine,
-      owner,
-      log,
-      settings: { ...defaults.egress, ...options.egress },
-      images: [image, OUR_IMAGE],
-      maxLifetimeMs: limits.maxLifetimeMs,
-    });
-    this.#context = {
-      egress,
-      engine,
-      connections,
-      pausing,
-      records,
-      leases,
-      inventory,
-      lifecycle,
-      alarms: new DiskAlarms({ lifecycle, telemetry, log }),
-      clock,
-      limits,
-      telemetry,
-    };
-    const directory = new SandboxDirectory({ engine, inventory, connections, records, owner, log });
-    this.#directory = directory;
-    const room = new MachineRoom({ inventory, connections });
-    this.#admission = new Admission({
-      ...defaults.admission,
-      ...options.admission,
-      used: (except, tenant) => directory.used(except, { isOurs, tenant }),
-      room: () => room.read(),
-    });
-    const checkOpen = () => this.#checkOpen();
-    const settings = { ...defaults.isolation, ...options.isolation };
-    const isolating = new Isolating({ engine, disk: this.#disk, settings, defaultImage: image });
-    const warden = new WardenDelivery(engine, image);
-    this.#doctor = new Doctor({ engine, warden, image, limits });
-    const creation = new Creation({
-      engine,
-      connections,
-      warden,
-      egress,
-      clock,
-      log,
-      removed: (id) => this.#forget(id),
-      checkOpen,
-    });
-    const common = { engine, inventory, connections, creation, clock, lifecycle, log, telemetry, owner, image, limits };
-    this.#warm = new WarmSandboxes({
-      ...common,
-      isolating,
-      pools: toPools(options.pool ?? { ...defaults.pool }),
-      whenThereIsRoom: (wanted, make) => this.#admission.whenThereIsRoom(wanted, make),
       remove: (record) => this.#remove(record),
-      claimed: (id) => lifecycle.intend(id, 'requested', ['created']),
+      removed: (id, record) => this.#forget(id, record),
+      checkOpen: () => this.#checkOpen(),
     });
-    this.#making = new Making({
-      ...common,
-      admission: this.#admission,
-      warm: this.#warm,
-      isolating,
-      all: (call) => directory.all(call),
-      readClaim: (record) => directory.readClaim(record),
-      isTaken: (record) => records.isTaken(record),
-      setLimits: ({ containerId, limits }) => engine.updateContainer(containerId, limits),
-    });
-    const { schedule, dryRun, halfCreatedAfterMs } = toReaperSettings(options.reaper);
-    this.#schedule = schedule;
-    this.#reaper = new Reaper({
-      ...common,
-      rules: { stoppedRetentionMs: limits.stoppedRetentionMs, halfCreatedAfterMs },
-      dryRun,
-      candidates: (call) => directory.all(call),
-      readLeaseEnd: (record) => records.readLeaseEnd(record),
-      readClaim: (record) => directory.readClaim(record),
-      outageOf: (record) => inventory.outageOf(record),
-      pauseExpired: (record) => pausing.pauseExpired(record),
-      removing: ({ id }, reason) => lifecycle.intend(id, reason, ['stopped', 'destroyed']),
-      removed: (record) => this.#forget(record.id, record),
-    });
+    const { image, owner, context } = this.#parts;
+    this.image = image;
+    this.owner = owner;
+    this.limits = context.limits;
+    this.#context = context;
   }
 
   /**
@@ -190,10 +60,10 @@ export class SandboxManager implements AsyncDisposable {
   async open({ signal }: CallOptions = {}): Promise<void> {
     this.#checkOpen();
     const { version, address, found } = await this.#adopt(signal).finally(() => this.#checkOpen());
-    if (this.#schedule !== undefined) this.#reaper.start(this.#schedule);
-    this.#warm.start();
+    if (this.#parts.schedule !== undefined) this.#parts.reaper.start(this.#parts.schedule);
+    this.#parts.warm.start();
     this.#context.egress.start();
-    this.#log.info({ engine: address, version, owner: this.owner, expired: found.length }, 'manager is open');
+    this.#parts.log.info({ engine: address, version, owner: this.owner, expired: found.length }, 'manager is open');
   }
 
   async #adopt(signal: AbortSignal | undefined) {
@@ -202,7 +72,11 @@ export class SandboxManager implements AsyncDisposable {
     await this.#context.inventory.open(signal);
     this.#checkOpen();
     this.#adopted = true;
-    return { version, address, found: this.#schedule === undefined ? [] : await this.#reaper.run({ signal }) };
+    return {
+      version,
+      address,
+      found: this.#parts.schedule === undefined ? [] : await this.#parts.reaper.run({ signal }),
+    };
   }
 
   /**
@@ -215,20 +89,20 @@ export class SandboxManager implements AsyncDisposable {
     this.#checkOpen();
     const given = parseInput(createOptionsSchema, options, 'create options');
     if (tenant !== undefined) parseInput(fields.tenant, tenant, 'tenant');
-    return new Sandbox(this.#context, await this.#making.make(given, { signal, madeFor, tenant }));
+    return new Sandbox(this.#context, await this.#parts.making.make(given, { signal, madeFor, tenant }));
   }
 
   /** A handle of a sandbox. Throws `sandbox_not_found` when there is none of this owner's. */
   async get(id: string, options: TenantOptions = {}): Promise<Sandbox> {
     this.#checkOpen();
-    return new Sandbox(this.#context, await this.#directory.find(id, options));
+    return new Sandbox(this.#context, await this.#parts.directory.find(id, options));
   }
 
   /** Sandboxes of this owner, the newest first, `limit` (100) at a time; `cursor` goes on where a list ended. */
   async list(options: ListOptions = {}, { signal, tenant }: TenantOptions = {}): Promise<SandboxList> {
     this.#checkOpen();
     const { leases } = this.#context;
-    const { records, cursor } = listPage(await this.#directory.all({ signal }), options, { tenant });
+    const { records, cursor } = listPage(await this.#parts.directory.all({ signal }), options, { tenant });
     return { sandboxes: records.map((record) => toInfo(record, { expiresAt: leases.endOf(record) })), cursor };
   }
 
@@ -300,7 +174,7 @@ export class SandboxManager implements AsyncDisposable {
 
   async destroy(id: string, options: CallOptions = {}): Promise<void> {
     await (await this.get(id, options)).destroy(options);
-    this.#log.info({ sandbox: id, owner: this.owner }, 'destroyed a sandbox');
+    this.#parts.log.info({ sandbox: id, owner: this.owner }, 'destroyed a sandbox');
   }
 
   /**
@@ -309,7 +183,7 @@ export class SandboxManager implements AsyncDisposable {
    */
   async prune(options: ReapOptions = {}): Promise<PruneResult> {
     this.#checkOpen();
-    return this.#reaper.prune(options);
+    return this.#parts.reaper.prune(options);
   }
 
   /** The id of the last event: whoever reads `after` it later misses nothing. */
@@ -319,8 +193,12 @@ export class SandboxManager implements AsyncDisposable {
 
   /** How things stand, to be counted. */
   async gauges(): Promise<ManagerGauges> {
-    const { ready, filling } = this.#warm;
-    return { ...(await this.#directory.gauges()), pool: { ready, filling }, queueLength: this.#admission.waiting };
+    const { ready, filling } = this.#parts.warm;
+    return {
+      ...(await this.#parts.directory.gauges()),
+      pool: { ready, filling },
+      queueLength: this.#parts.admission.waiting,
+    };
   }
 
   async engineInfo(options: CallOptions = {}): Promise<EngineInfo> {
@@ -333,7 +211,7 @@ export class SandboxManager implements AsyncDisposable {
    */
   async doctor(options: CallOptions = {}): Promise<Diagnosis> {
     this.#checkOpen();
-    return this.#doctor.diagnose(options);
+    return this.#parts.doctor.diagnose(options);
   }
 
   /** Whether the engine has the default image. */
@@ -349,7 +227,7 @@ export class SandboxManager implements AsyncDisposable {
 
   /** How what sandboxes write is bounded there; throws `image_not_found` where there is nothing to try it with. */
   async diskMode(options: CallOptions = {}): Promise<DiskMode> {
-    return toDiskMode(await this.#disk.read(this.image, options));
+    return toDiskMode(await this.#parts.disk.read(this.image, options));
   }
 
   /**
@@ -363,10 +241,10 @@ export class SandboxManager implements AsyncDisposable {
 
   async #close(): Promise<void> {
     this.#closed = true;
-    this.#admission.close();
+    this.#parts.admission.close();
     this.#context.lifecycle.close();
-    await this.#reaper.stop();
-    await this.#warm.close();
+    await this.#parts.reaper.stop();
+    await this.#parts.warm.close();
     await this.#context.egress.close();
     await this.#context.inventory.close();
     await this.#context.connections.close();
@@ -396,7 +274,7 @@ export class SandboxManager implements AsyncDisposable {
     connections.destroyed(id);
     leases.forget(id);
     inventory.remove(id);
-    this.#making.forget(id);
+    this.#parts.making.forget(id);
   }
 
   async #remove(record: SandboxRecord): Promise<void> {

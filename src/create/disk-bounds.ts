@@ -3,6 +3,7 @@ import type { CallOptions, Engine } from '../engine/engine.js';
 import { removeOldTrials } from '../engine/trials.js';
 import { SandyardError, type InputIssue } from '../errors.js';
 import type { DiskMode, Profile } from '../isolation.js';
+import { giveUpOn } from '../process/giving-up.js';
 import type { ParsedCreateOptions } from '../schemas.js';
 
 /*
@@ -35,6 +36,8 @@ export function judgeBounding(storageDriver: string, quotaFault: string | undefi
 /** What an engine can do, tried once and then known for a while. */
 export class DiskBounds {
   readonly #engine: Engine;
+  /** Those that are under way, by the image they are made with: many may ask at once. */
+  readonly #trials = new Map<string, Promise<DiskBounding>>();
   #known: { readonly bounding: DiskBounding; readonly until: number } | undefined;
 
   constructor(engine: Engine) {
@@ -42,15 +45,24 @@ export class DiskBounds {
   }
 
   /** Tries it with an image that the engine has. Throws `image_not_found`. */
-  async read(image: string, options: CallOptions = {}): Promise<DiskBounding> {
+  async read(image: string, { signal }: CallOptions = {}): Promise<DiskBounding> {
     if (this.#known !== undefined && this.#known.until > performance.now()) return this.#known.bounding;
-    const [{ storageDriver }, fault] = await Promise.all([
-      this.#engine.info(options),
-      this.#engine.tryDiskQuota(image, options),
-    ]);
+    const trial = this.#trials.get(image) ?? this.#begin(image);
+    return signal === undefined ? trial : giveUpOn(trial, signal);
+  }
+
+  #begin(image: string): Promise<DiskBounding> {
+    const trial = this.#try(image).finally(() => this.#trials.delete(image));
+    this.#trials.set(image, trial);
+    return trial;
+  }
+
+  /** Goes on when one of those who wait for it gives up. */
+  async #try(image: string): Promise<DiskBounding> {
+    const [{ storageDriver }, fault] = await Promise.all([this.#engine.info(), this.#engine.tryDiskQuota(image)]);
     const bounding = judgeBounding(storageDriver, fault);
     // Where there are no quotas nothing was made.
-    if (bounding.quota) await removeOldTrials(this.#engine, options);
+    if (bounding.quota) await removeOldTrials(this.#engine);
     this.#known = { bounding, until: performance.now() + FRESH_MS };
     return bounding;
   }

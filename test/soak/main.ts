@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import type Docker from 'dockerode';
 
@@ -36,6 +37,9 @@ How many files PID 1 of a sandbox has open is looked at where its engine is on t
 const LEAST_ROUND_MS = 10_000;
 const MOST_ROUND_MS = 60_000;
 const ROUNDS = 12;
+const REAPER_SCHEDULE = '*/2 * * * * *';
+/** A few of the reaper's turns. */
+const REAPED_MS = 10_000;
 
 interface Outcome {
   readonly seed: number;
@@ -89,7 +93,7 @@ async function run({ minutes, atOnce, seed }: { minutes: number; atOnce: number;
   const manager = new SandboxManager({
     owner,
     pool: { size: 3 },
-    reaper: { schedule: '*/2 * * * * *' },
+    reaper: { schedule: REAPER_SCHEDULE },
     log: createLog({ level: 'error' }, process.stderr),
   });
   try {
@@ -107,7 +111,7 @@ async function run({ minutes, atOnce, seed }: { minutes: number; atOnce: number;
     };
     const tally = new Tally();
     const samples = await soakThrough(ground, tally, { minutes, atOnce, docker });
-    const left = await findLeft(ground, docker, label);
+    const left = await waitForNothing(() => findLeft(ground, docker, label));
     await service.close();
     return {
       seed,
@@ -147,14 +151,26 @@ async function soakThrough(
   return samples;
 }
 
+/** What is left when the reaper, which runs by its schedule, has had the time to remove what has expired at the last moment. */
+async function waitForNothing(find: () => Promise<string[]>): Promise<string[]> {
+  const until = performance.now() + REAPED_MS;
+  for (;;) {
+    const left = await find();
+    if (left.length === 0 || performance.now() > until) return left;
+    await sleep(500);
+  }
+}
+
 /** What is there of all that was made and has ended: containers that are neither the resident's nor waiting, processes, files. */
 async function findLeft({ resident, directory }: Ground, docker: Docker, label: string): Promise<string[]> {
   const containers = await docker.listContainers({ all: true, filters: { label: [label] } });
-  const names = containers.flatMap(({ Names }) => Names.map((name) => name.slice(1)));
+  const named = containers.flatMap(({ Names, Status }) => Names.map((name) => ({ name: name.slice(1), Status })));
   const processes = await resident.processes.list();
   const files = await resident.files.list('/workspace');
   return [
-    ...names.filter((name) => name !== containerName(resident.id) && !name.startsWith(POOL_NAME_PREFIX)),
+    ...named
+      .filter(({ name }) => name !== containerName(resident.id) && !name.startsWith(POOL_NAME_PREFIX))
+      .map(({ name, Status }) => `${name}: ${Status}`),
     ...processes
       .filter(({ state }) => state === 'running')
       .map(({ id, command }) => `process ${id}: ${command.join(' ')}`),

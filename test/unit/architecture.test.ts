@@ -47,7 +47,7 @@ const LAYERS = [
     'sandbox-info.ts',
     'sandbox.ts',
   ],
-  ['manager-options.ts', 'manager.ts', 'index.ts'],
+  ['manager-options.ts', 'manager-parts.ts', 'manager.ts', 'index.ts'],
   ['wire/', 'access/', 'http/', 'cli/'],
 ] as const;
 

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 
 import { readManagerDefaults } from '../../../src/config.js';
@@ -43,6 +44,32 @@ describe('what an engine can do about disks', () => {
     delete engine.before.tryDiskQuota;
     for (let times = 0; times < 3; times++) expect(await bounds.read('ours:1')).toEqual(WATCHED);
     expect(engine.count('tryDiskQuota')).toBe(2);
+  });
+
+  it('is tried once for all who ask at once, whoever of them gives up', async () => {
+    const engine = new FakeEngine();
+    const bounds = new DiskBounds(engine);
+    const hurried = new AbortController();
+    engine.before.tryDiskQuota = () => {
+      hurried.abort();
+      return sleep(10);
+    };
+    const asked = [{ signal: hurried.signal }, {}, {}].map((options) => bounds.read('ours:1', options));
+    const [gaveUp, ...others] = await Promise.allSettled(asked);
+    expect(gaveUp).toMatchObject({ status: 'rejected', reason: { code: 'aborted' } });
+    expect(others.map((other) => other.status === 'fulfilled' && other.value)).toEqual([WATCHED, WATCHED]);
+    expect(engine.count('tryDiskQuota')).toBe(1);
+  });
+
+  it('is tried with another image where one is missing', async () => {
+    const engine = new FakeEngine();
+    const bounds = new DiskBounds(engine);
+    engine.before.tryDiskQuota = (image) => {
+      if (image === 'missing:1') throw new Error('no such image');
+    };
+    const [missing, there] = await Promise.allSettled([bounds.read('missing:1'), bounds.read('ours:1')]);
+    expect(missing.status).toBe('rejected');
+    expect(there).toEqual({ status: 'fulfilled', value: WATCHED });
   });
 
   it('leaves nothing of a trial that was killed', async () => {
