@@ -125,7 +125,6 @@ export function assemble(options: ManagerOptions, { changed, remove, removed, ch
     all: (call) => directory.all(call),
     readClaim: (record) => directory.readClaim(record),
     isTaken: (record) => records.isTaken(record),
-    setLimits: (record) => engine.updateContainer(record.containerId, record.limits),
   });
 
   const { schedule, dryRun, halfCreatedAfterMs } = toReaperSettings(options.reaper);

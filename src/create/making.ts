@@ -30,7 +30,6 @@ interface MakingParts {
   /** What a warm one was claimed as, by its record; `undefined` when nobody has claimed it. */
   readonly readClaim: (record: SandboxRecord) => Promise<Claim | undefined>;
   readonly isTaken: (record: SandboxRecord) => Promise<boolean>;
-  readonly setLimits: (record: SandboxRecord) => Promise<void>;
   readonly lifecycle: LifecycleEvents;
   readonly telemetry: Telemetry;
   readonly log: Log;
@@ -95,7 +94,7 @@ export class Making {
       if (!(await this.#parts.isTaken(record))) continue;
       checkContent(record.madeFor.content, madeFor);
       // Whoever claimed a warm one may have died before it had the limits it was asked for.
-      if (record.pool !== null) await this.#parts.setLimits(record);
+      if (record.pool !== null) await this.#parts.warm.setLimits(record);
       return record;
     }
     return this.#make(given, options);

@@ -177,11 +177,16 @@ export class WarmSandboxes {
     return undefined;
   }
 
+  /** Has the engine hold one that was claimed to the limits it was claimed with. */
+  async setLimits({ containerId, limits, runtime }: SandboxRecord): Promise<void> {
+    const pids = toPidsLimit(limits.pids, runtime);
+    await this.#parts.engine.updateContainer(containerId, { ...limits, pids });
+  }
+
   async #resize(record: SandboxRecord): Promise<boolean> {
-    const { engine, log } = this.#parts;
+    const { log } = this.#parts;
     try {
-      const pids = toPidsLimit(record.limits.pids, record.runtime);
-      await engine.updateContainer(record.containerId, { ...record.limits, pids });
+      await this.setLimits(record);
       return true;
     } catch (error) {
       log.warn({ sandbox: record.id, error }, 'a warm sandbox could not be given other limits, and is removed');

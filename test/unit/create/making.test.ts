@@ -54,15 +54,22 @@ describe('a request that is repeated', () => {
     expect(engine.find(container.id).name).toBe('sandyard-claimed');
   });
 
-  it('gets it with the limits it was claimed with, by whoever died before it could set them', async () => {
-    const engine = new FakeEngine();
-    const limits = { memoryBytes: 2 ** 28, cpus: 2, pids: 64, nofile: 4096, diskBytes: null, inodes: null };
-    const container = plant(engine, 'claimed', { pool: 'k', claim: claimOf({ madeFor: FOR, limits }) });
-    await using opened = await open({ engine });
-    await opened.manager.create({}, { madeFor: FOR });
-    const updates = engine.calls.filter(({ method }) => method === 'updateContainer');
-    expect(updates.map(({ args }) => args.slice(0, 2))).toEqual([[container.id, limits]]);
-  });
+  it.each<[runtime: string | null, pids: number]>([
+    [null, 64],
+    ['runsc', 2048], // the engine counts its own threads
+  ])(
+    'gets it with the limits it was claimed with, by whoever died before it could set them: runtime %s',
+    async (runtime, pids) => {
+      const engine = new FakeEngine();
+      const limits = { memoryBytes: 2 ** 28, cpus: 2, pids: 64, nofile: 4096, diskBytes: null, inodes: null };
+      const claim = claimOf({ madeFor: FOR, limits });
+      const container = plant(engine, 'claimed', { pool: 'k', claim, traits: { runtime } });
+      await using opened = await open({ engine });
+      await opened.manager.create({}, { madeFor: FOR });
+      const updates = engine.calls.filter(({ method }) => method === 'updateContainer');
+      expect(updates.map(({ args }) => args.slice(0, 2))).toEqual([[container.id, { ...limits, pids }]]);
+    },
+  );
 
   it('with other content is refused while the first is under way', async () => {
     await using opened = await open();
