@@ -181,7 +181,7 @@ export class SandboxConnections {
   }
 
   async #openTunnel(connection: Connection, options: { signal?: AbortSignal }): Promise<Duplex> {
-    const { record, usedAt } = connection;
+    const { record } = connection;
     const open = () => this.#engine.openTunnel(record.containerId, [WARDEN_PATH, 'connect'], options);
     try {
       return await open();
@@ -189,7 +189,7 @@ export class SandboxConnections {
       if (!isSandyardError(error, 'wrong_state')) throw error;
       // Who waits for it may have come when it ran again, after this attempt had begun.
       if ((await this.#engine.inspectContainer(record.containerId, options)).state !== 'running') {
-        const isUsed = connection.users > 0 && performance.now() - usedAt < WAKES_MS;
+        const isUsed = connection.users > 0 && performance.now() - connection.usedAt < WAKES_MS;
         if (!isUsed || !(await this.#wake(record))) throw error;
       }
     }

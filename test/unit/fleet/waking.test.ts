@@ -146,6 +146,22 @@ describe('a use', () => {
     expect(engine.count('openTunnel')).toBe(2);
   });
 
+  it('wakes it also where it comes to an attempt of one that only looks', async () => {
+    const { connections, record, container, engine } = world({ state: 'paused' });
+    container.warden.record.expire();
+    const [tried, judged] = [settleable<void>(), settleable<void>()];
+    engine.before.inspectContainer = () => {
+      tried.resolve();
+      return judged.promise;
+    };
+    const look = connections.hold(record).channel.usage();
+    await tried.promise;
+    const use = connections.use(record).channel.usage();
+    judged.resolve();
+    expect(await Promise.all([look, use])).toMatchObject([{ processes: 3 }, { processes: 3 }]);
+    expect(container.state).toBe('running');
+  });
+
   it('is none where somebody only looks', async () => {
     const { connections, record, container } = world({ state: 'paused' });
     container.warden.record.expire();
