@@ -217,10 +217,15 @@ describe('the built program', () => {
       [process.execPath, '-e', '0'],
       ['dist/cli/main.js', '--help'],
     ] as const;
+    // The best of a few: the machine may have had something else to do.
     const measured = async (start: () => Promise<unknown>) => {
-      const began = performance.now();
-      await start();
-      return performance.now() - began;
+      const took: number[] = [];
+      for (let times = 0; times < 5; times += 1) {
+        const began = performance.now();
+        await start();
+        took.push(performance.now() - began);
+      }
+      return Math.min(...took);
     };
     const bare = await measured(() => run(nothing[0], nothing.slice(1)));
     const helped = await measured(() => cli.run(help.slice(1)));

@@ -128,19 +128,17 @@ describe.each(RUNTIMES)('copies into and out of a sandbox of %s', (runtime) => {
 
   attempt(29, async () => {
     const host = await testDirectory();
-    await sandbox.exec('truncate -s 1T sparse; mkfifo fifo; ln -s /dev/zero zero');
+    // In one of its own: gVisor says of a hole that it takes what it could hold, which fills the disk.
+    const own = await sandboxOf(manager, runtime, { memoryLimit: '256m' });
+    await own.exec('truncate -s 1T sparse; mkfifo fifo; ln -s /dev/zero zero');
     const sparse = [
-      await codeOf(sandbox.files.read('/workspace/sparse')),
-      await codeOf(sandbox.copyFrom('/workspace/sparse', join(host, 'sparse'), { maxBytes: 10 * MIB })),
+      await codeOf(own.files.read('/workspace/sparse')),
+      await codeOf(own.copyFrom('/workspace/sparse', join(host, 'sparse'), { maxBytes: 10 * MIB })),
     ];
     expect(sparse).toEqual(['limit_exceeded', 'archive_too_large']);
-    const special = [
-      await codeOf(sandbox.files.read('/workspace/fifo')),
-      await codeOf(sandbox.files.read('/workspace/zero')),
-    ];
+    const special = [await codeOf(own.files.read('/workspace/fifo')), await codeOf(own.files.read('/workspace/zero'))];
     expect(special).toEqual(['not_a_file', 'not_a_file']);
     expect(await readdir(host)).toEqual([]);
-    await sandbox.exec('rm sparse fifo zero');
     return `sparse: ${inCode(sparse)}; pipe and \`/dev/zero\`: ${inCode(special)}`;
   });
 
