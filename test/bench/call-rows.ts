@@ -5,7 +5,7 @@ import tarFs from 'tar-fs';
 import { pack } from 'tar-stream';
 
 import { execByHand, getArchive } from './by-hand.js';
-import { drain, interleave, throughput, timed, type Samples } from './measure.js';
+import { drain, interleave, throughput, timed, withoutPair, type Samples } from './measure.js';
 import { containerOf, needed, type Bench, type Row } from './row.js';
 
 const WORKERS = 16;
@@ -13,6 +13,10 @@ const WORKERS = 16;
 const WARM_UP_CALLS = 200;
 /** So is each by hand followed by several: the first of them shares the machine with what the engine does after its answer. */
 const QUICK = { warmUpCalls: WARM_UP_CALLS, oursPerRound: 4 } as const;
+
+/** Starts the same program, which the shell doesn't have itself, one after the other: nothing that starts it can be quicker. */
+const LOOP_COMMANDS = 100;
+const LOOP = `i=0; while [ $i -lt ${LOOP_COMMANDS} ]; do /bin/true; i=$((i+1)); done`;
 
 /** Calls that a sandbox which is there already answers. */
 export const callRows: readonly Row[] = [
@@ -28,6 +32,19 @@ export const callRows: readonly Row[] = [
         byHand: () => timed(() => execByHand(container, ['true'])),
       };
       return interleave(pair, { rounds: quick ? 15 : 60, ...QUICK });
+    },
+  },
+  {
+    name: 'exec-inside',
+    title: "exec(['true']), against a shell's own loop inside the sandbox",
+    unit: 'ms',
+    bar: { kind: 'slower', value: 3 },
+    async measure({ sandboxes: [sandbox], quick }) {
+      const pair = {
+        ours: () => timed(() => needed(sandbox).exec(['true'])),
+        byHand: async () => (await timed(() => needed(sandbox).exec(LOOP))) / LOOP_COMMANDS,
+      };
+      return withoutPair(await interleave(pair, { rounds: quick ? 15 : 60, ...QUICK }));
     },
   },
   {
