@@ -16,6 +16,7 @@ const LAYERS = [
     'signals.ts',
     'quote.ts',
     'any-signal.ts',
+    'shared-signal.ts',
     'settleable.ts',
     'isolation.ts',
     'schemas.ts',

@@ -1,3 +1,4 @@
+import { getEventListeners, setMaxListeners } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -83,6 +84,36 @@ describe('start and stop', () => {
     const { expiresAt } = await sandbox.inspect();
     expect((await sandbox.stop()).expiresAt).toEqual(expiresAt);
     expect((await sandbox.start()).expiresAt).toEqual(expiresAt);
+  });
+});
+
+describe('a signal that many calls share', () => {
+  const share = async (signal: AbortSignal) => {
+    const { sandbox, manager } = await create();
+    const warned = vi.fn();
+    process.on('warning', warned);
+    const calls = Array.from({ length: 20 }, (_, index) => [
+      sandbox.exec(['true'], { signal }),
+      sandbox.stats({ signal }),
+      sandbox.files.write(`/workspace/${index}`, 'x', { signal }),
+      manager.inspect(sandbox.id, { signal }),
+    ]);
+    await Promise.allSettled(calls.flat());
+    await settle();
+    process.off('warning', warned);
+    return warned.mock.calls.length;
+  };
+
+  it('is no leak', async () => {
+    const { signal } = new AbortController();
+    expect(await share(signal)).toBe(0);
+    expect(getEventListeners(signal, 'abort')).toEqual([]);
+  });
+
+  it('keeps the limit that it was given', async () => {
+    const { signal } = new AbortController();
+    setMaxListeners(5, signal);
+    expect(await share(signal)).toBe(1);
   });
 });
 
