@@ -60,8 +60,7 @@ describe('a process', () => {
       stderrBytes: 0,
     });
     expect(warden.processes.get(process.id)?.readers.size).toBe(1);
-    await sleep(40);
-    expect(warden.processes.get(process.id)?.readers.size).toBe(0); // which the warden is told a moment later
+    await expect.poll(() => warden.processes.get(process.id)?.readers.size).toBe(0); // which the warden is told a moment later
   });
 
   it('prints on both streams, in one order', async () => {
