@@ -11,12 +11,16 @@ const IDLE_MS = 5 * 60_000;
 const SWEEP_MS = 60_000;
 /** How long a use that finds no way in has the sandbox woken: what waits for longer was there before it was to sleep. */
 const WAKES_MS = 5000;
+/** How often a way in is tried for those who have come meanwhile, so that those who came first are told, too. */
+const MOST_TRIES = 3;
 
 interface Connection {
   /** As it was last known. */
   record: SandboxRecord;
   readonly channel: Channel;
   holders: number;
+  /** How often it was held. */
+  holds: number;
   /** How many of them use the sandbox, and don't only ask after it. */
   users: number;
   lastUsed: number;
@@ -58,6 +62,7 @@ export class SandboxConnections {
     const connection = this.#connections.get(record.id) ?? this.#add(record);
     connection.record = record;
     connection.holders += 1;
+    connection.holds += 1;
     let released = false;
     const release = () => {
       if (released) return;
@@ -153,6 +158,7 @@ export class SandboxConnections {
       record,
       channel: new Channel({ connect: (options) => this.#connect(connection, options) }),
       holders: 0,
+      holds: 0,
       users: 0,
       lastUsed: Date.now(),
       usedAt: -Infinity,
@@ -180,14 +186,27 @@ export class SandboxConnections {
     }
   }
 
+  /** Who waits for a way in may have come when it was known already that there is none: for those it is tried again. */
   async #openTunnel(connection: Connection, options: { signal?: AbortSignal }): Promise<Duplex> {
+    for (let tries = 1; ; tries += 1) {
+      const { holds } = connection;
+      try {
+        return await this.#tryToOpen(connection, options);
+      } catch (error) {
+        const isFinal = connection.holds === holds || tries === MOST_TRIES;
+        if (isFinal || !isSandyardError(error, 'wrong_state')) throw error;
+      }
+    }
+  }
+
+  async #tryToOpen(connection: Connection, options: { signal?: AbortSignal }): Promise<Duplex> {
     const { record } = connection;
     const open = () => this.#engine.openTunnel(record.containerId, [WARDEN_PATH, 'connect'], options);
     try {
       return await open();
     } catch (error) {
       if (!isSandyardError(error, 'wrong_state')) throw error;
-      // Who waits for it may have come when it ran again, after this attempt had begun.
+      // It may have been started or unpaused since.
       if ((await this.#engine.inspectContainer(record.containerId, options)).state !== 'running') {
         const isUsed = connection.users > 0 && performance.now() - connection.usedAt < WAKES_MS;
         if (!isUsed || !(await this.#wake(record))) throw error;

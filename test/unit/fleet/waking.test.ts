@@ -146,6 +146,35 @@ describe('a use', () => {
     expect(engine.count('openTunnel')).toBe(2);
   });
 
+  it('gets in also where the attempt that it comes to has found it paused, and it runs by then', async () => {
+    const { connections, record, container, engine } = world({ traits: { wakeOnUse: false } });
+    await engine.pauseContainer(container.id);
+    const [found, told] = [settleable<void>(), settleable<void>()];
+    engine.after.inspectContainer = () => {
+      found.resolve();
+      return told.promise;
+    };
+    const early = connections.hold(record).channel.usage();
+    await found.promise;
+    await engine.unpauseContainer(container.id);
+    const later = connections.use(record).channel.usage();
+    told.resolve();
+    expect(await Promise.all([early, later])).toMatchObject([{ processes: 3 }, { processes: 3 }]);
+  });
+
+  it('is told that it is paused, however many come meanwhile', async () => {
+    const { connections, record, container, engine } = world({ traits: { wakeOnUse: false } });
+    await engine.pauseContainer(container.id);
+    const later: Promise<unknown>[] = [];
+    const refused = { code: 'wrong_state' };
+    engine.before.inspectContainer = () => {
+      later.push(expect(connections.use(record).channel.usage()).rejects.toMatchObject(refused));
+    };
+    await expect(connections.use(record).channel.usage()).rejects.toMatchObject(refused);
+    await Promise.all(later);
+    expect(later.length).toBe(3);
+  });
+
   it('wakes it also where it comes to an attempt of one that only looks', async () => {
     const { connections, record, container, engine } = world({ state: 'paused' });
     container.warden.record.expire();
