@@ -4,7 +4,7 @@ import type { RemoteError } from './messages.js';
 import type { Pending, PendingHost } from './pending.js';
 import type { Encoded } from './requests.js';
 import { settleable } from '../settleable.js';
-import { mayBeShared } from '../shared-signal.js';
+import { allowManyListeners } from '../many-listeners.js';
 import type { StreamOwner, Tunnel } from './tunnel.js';
 import { FrameType, ProtocolFault } from './wire.js';
 
@@ -49,7 +49,7 @@ export class Call<T> implements Pending, StreamOwner {
       const giveUp = () => this.#abandon(notInTime(doing, deadlineMs));
       this.#timer = setTimeout(giveUp, Math.min(deadlineMs, MAX_TIMER_MS));
     }
-    mayBeShared(signal);
+    allowManyListeners(signal);
     signal?.addEventListener('abort', this.#onAbort, { once: true });
     if (signal?.aborted === true) this.#onAbort();
   }

@@ -5,7 +5,7 @@ import type Docker from 'dockerode';
 
 import { isSandyardError, SandyardError } from '../errors.js';
 import type { EngineEnvironment } from '../config.js';
-import { mayBeShared } from '../shared-signal.js';
+import { allowManyListeners } from '../many-listeners.js';
 import { silentTelemetry, type EngineOperation, type OperationStatus, type Telemetry } from '../telemetry.js';
 import { describeAddress, discoverEngine, type EngineAddress } from './discovery.js';
 import type { CallOptions } from './engine.js';
@@ -181,7 +181,7 @@ export async function withDeadline<T>(
         }),
       );
     }, deadlineMs);
-    mayBeShared(signal);
+    allowManyListeners(signal);
     signal?.addEventListener('abort', onAbort, { once: true });
     Promise.resolve()
       .then(() => run(controller.signal))

@@ -1,5 +1,5 @@
 import { SandyardError } from '../errors.js';
-import { mayBeShared } from '../shared-signal.js';
+import { allowManyListeners } from '../many-listeners.js';
 
 /** The promise, or `aborted` as soon as the caller gives up; what was begun goes on. */
 export function giveUpOn<Result>(promise: Promise<Result>, signal: AbortSignal): Promise<Result> {
@@ -8,7 +8,7 @@ export function giveUpOn<Result>(promise: Promise<Result>, signal: AbortSignal):
       reject(new SandyardError('aborted', 'The caller gave up waiting.', { cause: signal.reason }));
     };
     if (signal.aborted) onAbort();
-    mayBeShared(signal);
+    allowManyListeners(signal);
     signal.addEventListener('abort', onAbort, { once: true });
     promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
   });

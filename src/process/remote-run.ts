@@ -2,7 +2,7 @@ import type { Channel } from '../channel/channel.js';
 import type { RemoteExit, RemoteOutput, SpawnRequest } from '../channel/messages.js';
 import type { RemoteProcess } from '../channel/remote-process.js';
 import { SandyardError } from '../errors.js';
-import { mayBeShared } from '../shared-signal.js';
+import { allowManyListeners } from '../many-listeners.js';
 import { signalNumber } from '../signals.js';
 import type { Telemetry } from '../telemetry.js';
 import type { DiedOf } from './process-exit.js';
@@ -149,7 +149,7 @@ export class RemoteRun {
     }, over);
     this.released = new Promise((resolve) => (this.#release = resolve));
     target.calls.add(this);
-    mayBeShared(signal);
+    allowManyListeners(signal);
     signal?.addEventListener('abort', this.#onAbort, { once: true });
     const failed = (error: unknown) => this.endBecause(error);
     this.#stopFeeding = stdin === undefined ? () => {} : feed(this.remote, stdin, failed);

@@ -14,8 +14,8 @@ const WARM_UP_CALLS = 200;
 /** So is each by hand followed by several: the first of them shares the machine with what the engine does after its answer. */
 const QUICK = { warmUpCalls: WARM_UP_CALLS, oursPerRound: 4 } as const;
 
-/** Starts the same program, which the shell doesn't have itself, one after the other: nothing that starts it can be quicker. */
 const LOOP_COMMANDS = 100;
+/** Starts the same program again and again, which with this path isn't the shell's own: little can be quicker. */
 const LOOP = `i=0; while [ $i -lt ${LOOP_COMMANDS} ]; do /bin/true; i=$((i+1)); done`;
 
 /** Calls that a sandbox which is there already answers. */

@@ -16,7 +16,7 @@ const LAYERS = [
     'signals.ts',
     'quote.ts',
     'any-signal.ts',
-    'shared-signal.ts',
+    'many-listeners.ts',
     'settleable.ts',
     'isolation.ts',
     'schemas.ts',

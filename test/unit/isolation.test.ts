@@ -61,7 +61,7 @@ describe('what an operator allows', () => {
     else expect(run).toThrow(expect.objectContaining({ code: 'forbidden' }));
   });
 
-  it('is found in less than ages, however many stars it has', () => {
+  it('is found without trying all ways to match, however many stars there are', () => {
     const began = performance.now();
     expect(check({ image: `${'a'.repeat(500)}:1` }, { allowedImages: [`${'a*'.repeat(250)}b`] })).toThrow();
     expect(performance.now() - began).toBeLessThan(2000);

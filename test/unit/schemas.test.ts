@@ -251,7 +251,7 @@ describe('fields', () => {
     expect(fault(field, value)).toMatch(message);
   });
 
-  it('judges a hostile image reference in less than ages', () => {
+  it('judges a hostile image reference without trying all ways to read it', () => {
     const started = performance.now();
     expect(fault('image', `a${'-'.repeat(40)}!`)).toBeDefined();
     expect(performance.now() - started).toBeLessThan(2000);
