@@ -1,6 +1,7 @@
+import { setMaxListeners } from 'node:events';
+
 import type { Context, InterruptSignal } from './context.js';
 import { exitCodeOfSignal } from './exit-codes.js';
-import { allowManyListeners } from '../many-listeners.js';
 
 /** What starts us, npm for one, may pass on a Ctrl-C that we have had from the terminal already. */
 const SAME_SIGNAL_MS = 50;
@@ -22,7 +23,7 @@ export class Interrupt {
   #at = 0;
 
   constructor(context: Pick<Context, 'onSignal' | 'exit'>) {
-    allowManyListeners(this.#controller.signal);
+    setMaxListeners(Infinity, this.#controller.signal); // one for each thing that is under way
     this.#stop = context.onSignal((signal) => {
       const now = performance.now();
       if (this.exitCode !== undefined) {
