@@ -2,7 +2,15 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import type { Sandbox, SandboxManager } from '../../src/index.js';
 import { escape, ESCAPED, MAINS } from '../fixtures/escape.js';
-import { countProcesses, eventually, removeAll, RUNTIMES, testManager, untilPrinted } from '../fixtures/run.js';
+import {
+  countProcesses,
+  eventually,
+  findProcesses,
+  removeAll,
+  RUNTIMES,
+  testManager,
+  untilPrinted,
+} from '../fixtures/run.js';
 
 /** Starts a command, and gives what ends it and checks how it has ended. */
 type Way = (sandbox: Sandbox, command: string) => Promise<() => Promise<void>>;
@@ -49,8 +57,16 @@ describe.each(RUNTIMES)('ending a command with all that it started, in a sandbox
   afterAll(() => removeAll(manager));
 
   const count = (mark: number) => countProcesses(sandbox, `sleep ${mark}`);
-  const hasEscaped = (mark: number) =>
-    eventually(async () => ((await count(mark)) >= ESCAPED ? true : undefined), { what: 'the escape' });
+  async function hasEscaped(mark: number) {
+    let found: string[] = [];
+    const look = async () => {
+      found = await findProcesses(sandbox, `sleep ${mark}`);
+      return found.length >= ESCAPED ? true : undefined;
+    };
+    await eventually(look, { what: 'the escape' }).catch((error: unknown) => {
+      throw new Error(`of ${ESCAPED} processes there are only: ${found.join('; ')}`, { cause: error });
+    });
+  }
 
   it.each(Object.entries(WAYS))('leaves nothing after %s, and a neighbour in peace', async (_name, start) => {
     const neighbour = await sandbox.spawn(['sh', '-c', 'echo up; read line; sleep 0.1 & wait; exit 7'], {
