@@ -1,4 +1,5 @@
 import { isSandyardError, SandyardError } from '../errors.js';
+import { ByteRing } from './byte-ring.js';
 import { APPENDED, encodeStdinEnd, encodeStdinHead } from './requests.js';
 import { MAX_PIECE_BYTES } from './wire.js';
 
@@ -31,12 +32,10 @@ interface WaitingWrite {
 export class InputWindow {
   readonly #options: InputWindowOptions;
   readonly #windowBytes: number;
-  /** Each begins where the one before ends; the first at `#received`, up to where the warden has it for certain. */
-  #kept: Buffer[] = [];
-  #received = 0;
+  /** From where the warden may not have it up to all that was written. */
+  readonly #kept = new ByteRing();
   /** Up to where it has passed it on to the process, as far as it has told. */
   #confirmed = 0;
-  #end = 0;
   /** On this tunnel; and where this tunnel began. */
   #sentTo = 0;
   #sentFrom = 0;
@@ -84,7 +83,7 @@ export class InputWindow {
 
   /** The tunnel is another one: what the warden may not have is to be sent again, once it has told what it has. */
   restart(): void {
-    if (!this.#options.appends) this.#sentTo = this.#received;
+    if (!this.#options.appends) this.#sentTo = this.#kept.from;
     this.#endSent = this.#endKnown;
   }
 
@@ -93,9 +92,8 @@ export class InputWindow {
     if (this.#options.appends) this.#beginAppending(offset);
     else {
       // A process that somebody spawned before, with the same id and so with the same input, may have some of it.
-      if (!this.#begun) this.#skip = Math.max(0, offset - this.#end);
-      this.#end = Math.max(this.#end, offset);
-      this.#receive(offset);
+      if (!this.#begun) this.#skip = Math.max(0, offset - this.#kept.to);
+      this.#kept.dropTo(offset);
       // How much of it the process has taken is told next.
       this.#confirmed = Math.max(this.#confirmed, offset - WINDOW_BYTES);
       this.#sentTo = Math.max(this.#sentTo, offset);
@@ -111,11 +109,10 @@ export class InputWindow {
       if (this.#sentTo === this.#sentFrom) return;
       offset = Math.min(this.#sentFrom + offset, this.#sentTo);
     } else {
-      this.#end = Math.max(this.#end, offset);
       this.#sentTo = Math.max(this.#sentTo, offset);
     }
     this.#confirmed = Math.max(this.#confirmed, offset);
-    this.#receive(offset);
+    this.#kept.dropTo(offset);
     this.#admit();
   }
 
@@ -128,7 +125,7 @@ export class InputWindow {
   close(why: () => Error): void {
     if (this.#why !== undefined) return;
     this.#why = why;
-    this.#kept = [];
+    this.#kept.clear();
     for (const { reject } of this.#waiting.splice(0)) reject(this.#fault ?? why());
   }
 
@@ -136,13 +133,13 @@ export class InputWindow {
   pull(stream: number, send: (part: Buffer) => void): boolean {
     if (!this.#sendable()) return false;
     const { appends } = this.#options;
-    const piece = this.#pieceAt(this.#sentTo);
-    if (piece === undefined) {
-      send(encodeStdinEnd(stream, appends ? APPENDED : this.#end));
+    if (this.#sentTo === this.#kept.to) {
+      send(encodeStdinEnd(stream, appends ? APPENDED : this.#sentTo));
       this.#endSent = true;
       this.#options.onEndSent();
       return false;
     }
+    const piece = this.#kept.at(this.#sentTo, MAX_PIECE_BYTES);
     send(encodeStdinHead(stream, { offset: appends ? APPENDED : this.#sentTo, length: piece.length }));
     send(piece);
     this.#sentTo += piece.length;
@@ -155,53 +152,30 @@ export class InputWindow {
    */
   #beginAppending(offset: number): void {
     const base = this.#base ?? offset - this.#sentTo;
-    const received = Math.min(this.#sentTo, Math.max(this.#received, offset - base));
+    const received = Math.min(this.#sentTo, Math.max(this.#kept.from, offset - base));
     this.#base = offset - received;
     this.#sentTo = this.#sentFrom = received;
     this.#confirmed = received;
-    this.#receive(received);
+    this.#kept.dropTo(received);
   }
 
   get #fault(): Error | undefined {
     return (this.#told ??= this.#why?.());
   }
 
-  #receive(offset: number): void {
-    let drop = offset - this.#received;
-    if (drop <= 0) return;
-    this.#received = offset;
-    for (let first = this.#kept[0]; first !== undefined && drop > 0; first = this.#kept[0]) {
-      if (first.length > drop) this.#kept[0] = first.subarray(drop);
-      else this.#kept.shift();
-      drop -= Math.min(drop, first.length);
-    }
-  }
-
   #sendable(): boolean {
     if (this.#why !== undefined) return false;
-    return this.#sentTo < this.#end || (this.#ending && !this.#endSent && this.#waiting.length === 0);
-  }
-
-  #pieceAt(offset: number): Buffer | undefined {
-    let begin = this.#received;
-    for (const kept of this.#kept) {
-      if (offset < begin + kept.length) return kept.subarray(offset - begin, offset - begin + MAX_PIECE_BYTES);
-      begin += kept.length;
-    }
-    return undefined;
+    return this.#sentTo < this.#kept.to || (this.#ending && !this.#endSent && this.#waiting.length === 0);
   }
 
   #room(): number {
-    return Math.max(0, this.#windowBytes - (this.#end - this.#confirmed));
+    return Math.max(0, this.#windowBytes - (this.#kept.to - this.#confirmed));
   }
 
-  /** Copied: whoever wrote it may use the memory again, and it may have to be sent again. */
   #keep(data: Uint8Array): void {
     const fresh = data.subarray(this.#skip);
     this.#skip -= data.length - fresh.length;
-    if (fresh.length === 0) return;
-    this.#kept.push(Buffer.from(fresh));
-    this.#end += fresh.length;
+    this.#kept.append(fresh);
   }
 
   #wait(data: Uint8Array): Promise<void> {
