@@ -1,6 +1,7 @@
 import type Docker from 'dockerode';
 
-import { SandyardError } from '../errors.js';
+import { isSandyardError, SandyardError } from '../errors.js';
+import { isGvisor } from '../isolation.js';
 import type { EngineConnection } from './connection.js';
 import { inspect } from './docker-containers.js';
 import { LESS_MEMORY_HINT, saysThat, translateEngineError } from './engine-errors.js';
@@ -40,6 +41,24 @@ export async function unpauseContainer(
   if (wasPaused === true) return;
   const { State } = await inspect(connection, reference, options);
   if (!State.Running) throw translateEngineError(notRunning(reference), about);
+}
+
+/**
+ * Unpauses a container that could not be ended while it is paused. gVisor has nothing killed that is: the engine gives up
+ * after ten seconds, with the container neither running nor removed, and a process of the runtime left for ever.
+ */
+export async function makeEndable(
+  connection: EngineConnection,
+  reference: string,
+  options: CallOptions,
+): Promise<void> {
+  try {
+    const { State, HostConfig } = await inspect(connection, reference, options);
+    if (State.Paused && isGvisor(HostConfig.Runtime ?? null)) await unpauseContainer(connection, reference, options);
+  } catch (error) {
+    // Somebody else has ended or removed it meanwhile, which is told by what comes next.
+    if (!isSandyardError(error, 'sandbox_not_found') && !isSandyardError(error, 'wrong_state')) throw error;
+  }
 }
 
 export async function renameContainer(

@@ -4,7 +4,7 @@ import type { Duplex } from 'node:stream';
 import type { EngineEnvironment } from '../config.js';
 import type { Telemetry } from '../telemetry.js';
 import { EngineConnection, QUICK_MS } from './connection.js';
-import { pauseContainer, renameContainer, unpauseContainer, updateContainer } from './docker-changes.js';
+import { makeEndable, pauseContainer, renameContainer, unpauseContainer, updateContainer } from './docker-changes.js';
 import {
   createContainer,
   inspectContainer,
@@ -103,12 +103,17 @@ export class DockerEngine implements Engine {
     return startContainer(this.#connection, reference, options);
   }
 
-  stopContainer(reference: string, options: CallOptions & { graceSeconds?: number } = {}): Promise<void> {
-    return stopContainer(this.#connection, reference, options);
+  async stopContainer(reference: string, options: CallOptions & { graceSeconds?: number } = {}): Promise<void> {
+    await makeEndable(this.#connection, reference, { signal: options.signal });
+    await stopContainer(this.#connection, reference, options);
   }
 
   removeContainer(reference: string, options: CallOptions & { unlessRunning?: boolean } = {}): Promise<void> {
-    return this.#alone(reference, () => removeContainer(this.#connection, reference, options));
+    const { unlessRunning = false, signal } = options;
+    return this.#alone(reference, async () => {
+      if (!unlessRunning) await makeEndable(this.#connection, reference, { signal });
+      await removeContainer(this.#connection, reference, options);
+    });
   }
 
   pauseContainer(reference: string, options: CallOptions = {}): Promise<void> {

@@ -1,3 +1,4 @@
+import { readdir, readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 
 import type { CreateOptions, LifecycleEvent, Sandbox, SandboxManager } from '../../src/index.js';
@@ -21,6 +22,14 @@ const IDLE_MS: Readonly<Record<string, number>> = { runc: 4000, runsc: 9000 };
 const LEASE_MS = 120_000;
 /** What is refused must not take as long as a call that nothing answers. */
 const AT_ONCE_MS = 10_000;
+
+/** The processes of the host with this in their command line, such as those by which an engine runs a container. */
+async function hostProcesses(text: string): Promise<string[]> {
+  const lines = (await readdir('/proc'))
+    .filter((name) => /^\d+$/.test(name))
+    .map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')); // it has ended meanwhile
+  return (await Promise.all(lines)).filter((line) => line.includes(text));
+}
 
 describe.each(RUNTIMES)('what has expired, on %s', (runtime) => {
   let manager: SandboxManager;
@@ -105,6 +114,18 @@ describe.each(RUNTIMES)('what has expired, on %s', (runtime) => {
     expect((await stopped.inspect()).state).toBe('exited');
     expect((await paused.inspect()).state).toBe('paused');
     await paused.unpause();
+  });
+
+  it.concurrent('ends while it is paused, with nothing of it left on the host', async () => {
+    const [stopped, destroyed] = await Promise.all([make({}), make({})]);
+    await Promise.all([stopped.pause(), destroyed.pause()]);
+    const containers = await Promise.all([stopped, destroyed].map(async (each) => (await each.inspect()).containerId));
+    expect((await stopped.stop()).state).toBe('exited');
+    await destroyed.destroy();
+    await stopped.destroy();
+    for (const id of containers) {
+      await eventually(async () => ((await hostProcesses(id)).length === 0 ? true : undefined), { what: `no ${id}` });
+    }
   });
 
   it.concurrent('pauses, goes on, starts again and is waited for, on request', async () => {

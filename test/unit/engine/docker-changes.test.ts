@@ -55,6 +55,51 @@ describe('pausing and unpausing', () => {
   });
 });
 
+describe('ending one that is paused', () => {
+  const ends = {
+    stop: () => engine.stopContainer('box', { graceSeconds: 0 }),
+    remove: () => engine.removeContainer('box'),
+    'remove unless it runs': () => engine.removeContainer('box', { unlessRunning: true }),
+  } as const;
+
+  it.each<[end: keyof typeof ends, runtime: string, paused: boolean, unpauses: boolean]>([
+    ['stop', 'runsc', true, true],
+    ['remove', 'runsc', true, true],
+    ['remove unless it runs', 'runsc', true, false],
+    ['remove', 'runsc', false, false],
+    ['stop', 'runc', true, false],
+    ['remove', 'runc', true, false],
+  ])('%s, on %s, paused: %s, unpauses it first: %s', async (end, runtime, paused, unpauses) => {
+    daemon.handler = answers({
+      'GET /containers/box/json': [200, inspected({ Running: true, Paused: paused }, { Runtime: runtime })],
+      'POST /containers/box/unpause': [204],
+      'POST /containers/box/stop': [204],
+      'DELETE /containers/box': [204],
+    });
+    await ends[end]();
+    expect(daemon.count('POST /containers/box/unpause')).toBe(unpauses ? 1 : 0);
+    expect(daemon.requests.at(-1)?.path).toMatch(end === 'stop' ? /box\/stop/ : /box\?/);
+  });
+
+  it.each([
+    [404, 'No such container: box'],
+    [500, `Container ${LONG_ID} is not paused`],
+  ])('goes on where somebody else was quicker (%d %s)', async (status, message) => {
+    let looks = 0;
+    daemon.handler = answers({
+      'GET /containers/box/json': ({ response }) => {
+        looks += 1;
+        const isPaused = looks === 1;
+        return json(response, 200, inspected({ Running: isPaused, Paused: isPaused }, { Runtime: 'runsc' }));
+      },
+      'POST /containers/box/unpause': [status, { message }],
+      'DELETE /containers/box': [204],
+    });
+    await engine.removeContainer('box');
+    expect(daemon.requests.at(-1)?.path).toMatch(/box\?/);
+  });
+});
+
 describe('renaming', () => {
   it('asks for the name', async () => {
     daemon.handler = answers({ 'POST /containers/box/rename': [204] });
