@@ -137,7 +137,7 @@ export function assemble(options: ManagerOptions, { changed, remove, removed, ch
     readClaim: (record) => directory.readClaim(record),
     outageOf: (record) => inventory.outageOf(record),
     pauseExpired: (record) => pausing.pauseExpired(record),
-    removing: ({ id }, reason) => lifecycle.intend(id, reason, ['stopped', 'destroyed']),
+    removing: ({ id }, reason) => lifecycle.intend(id, reason, ['unpaused', 'stopped', 'destroyed']),
     removed: (record) => removed(record.id, record),
   });
   return {

@@ -183,7 +183,7 @@ export class Sandbox implements AsyncDisposable {
     }
     const graceMs = parseInput(fields.graceMs, options.graceMs ?? STOP_GRACE_MS, 'grace period');
     const graceSeconds = Math.ceil(graceMs / 1000);
-    await this.#change(['stopped'], (engine) =>
+    await this.#change(['unpaused', 'stopped'], (engine) =>
       engine.stopContainer(this.#record.containerId, { signal, graceSeconds }),
     );
     return this.#changed(signal);
@@ -292,7 +292,9 @@ export class Sandbox implements AsyncDisposable {
 
   /** Removes it with all that is in it. Succeeds when it is gone already. */
   async destroy(options: CallOptions = {}): Promise<void> {
-    await this.#change(['stopped', 'destroyed'], (engine) => engine.removeContainer(this.#record.containerId, options));
+    await this.#change(['unpaused', 'stopped', 'destroyed'], (engine) =>
+      engine.removeContainer(this.#record.containerId, options),
+    );
     if (typeof this.#record.network === 'object') await this.#context.egress.release(this.id, this.#record);
     this.#context.connections.destroyed(this.id);
     this.#context.leases.forget(this.id);

@@ -21,7 +21,7 @@ export class ByteRing {
     return this.#to;
   }
 
-  /** Copied: the memory is whoever's it was. */
+  /** Copied: whoever has the memory may use it again. */
   append(data: Uint8Array): void {
     this.#makeRoom(this.#to + data.length - this.#from);
     for (let done = 0; done < data.length;) {

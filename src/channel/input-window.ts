@@ -139,6 +139,7 @@ export class InputWindow {
       this.#options.onEndSent();
       return false;
     }
+    // Its memory is used again when the warden has these bytes, and then it skips them, should they come once more.
     const piece = this.#kept.at(this.#sentTo, MAX_PIECE_BYTES);
     send(encodeStdinHead(stream, { offset: appends ? APPENDED : this.#sentTo, length: piece.length }));
     send(piece);

@@ -259,11 +259,12 @@ export interface Engine {
   verifyContainer(reference: string, spec: ContainerSpec, options?: CallOptions): Promise<void>;
   /** Compares a container with what it should be, setting by setting, whatever comes of that. */
   compareContainer(reference: string, spec: ContainerSpec, options?: CallOptions): Promise<ContainerComparison>;
-  /** Starting a running one and stopping a stopped one succeed. */
+  /** Starting a running one and stopping a stopped one succeed; so does stopping a paused one. */
   startContainer(reference: string, options?: CallOptions): Promise<void>;
   stopContainer(reference: string, options?: CallOptions & { graceSeconds?: number }): Promise<void>;
   /**
-   * Kills it if it runs, or, with `unlessRunning`, throws `wrong_state`, as when it is paused; succeeds when there is none.
+   * Kills it if it runs or is paused, or, with `unlessRunning`, throws `wrong_state`; succeeds when there is none. Where
+   * the runtime can't kill what is paused, that goes on for a moment first.
    */
   removeContainer(reference: string, options?: CallOptions & { readonly unlessRunning?: boolean }): Promise<void>;
   /** Pausing a paused one and unpausing one that runs succeed. Throws `wrong_state` when it doesn't run. */

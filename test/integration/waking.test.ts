@@ -123,6 +123,10 @@ describe.each(RUNTIMES)('what has expired, on %s', (runtime) => {
     expect((await stopped.stop()).state).toBe('exited');
     await destroyed.destroy();
     await stopped.destroy();
+    for (const each of [stopped, destroyed]) {
+      await isTold(each, ['stopped requested', 'destroyed requested']);
+      expect(told(each.id).filter((line) => !line.endsWith(' requested'))).toEqual([]);
+    }
     for (const id of containers) {
       await eventually(async () => ((await hostProcesses(id)).length === 0 ? true : undefined), { what: `no ${id}` });
     }

@@ -11,6 +11,11 @@ import { attemptsOn } from './attempts.js';
 /** By how much a sandbox's commands may take longer while another does its worst. */
 const MOST_SLOWDOWN = 3;
 const MIB = 1024 ** 2;
+/**
+ * The kernel counts memory before it gives or refuses it, up to 64 pages for each CPU (MEMCG_CHARGE_BATCH): who looks just
+ * then sees it counted, over the limit, though nobody gets it.
+ */
+const UNDECIDED_BYTES = cpus().length * 64 * 4096;
 const OPEN_ALL = `
 import os
 n = 0
@@ -58,17 +63,14 @@ describe.each(RUNTIMES)('what a sandbox of %s may take', (runtime) => {
   const create = (options: CreateOptions = {}) => sandboxOf(manager, runtime, options);
   const container = ({ id }: Sandbox) => dockerClient().getContainer(`sandyard-${id}`);
 
-  /**
-   * Compares what the engine says that one takes of its host with what it may. The kernel counts what is asked for before it
-   * refuses it (page_counter_try_charge, pids_try_charge): each CPU may be seen with a little too much at that moment.
-   */
+  /** Compares what the engine says that one takes of its host with what it may. */
   const expectBounded = async (sandbox: Sandbox) => {
     const { State, HostConfig, SizeRw = 0 } = (await container(sandbox).inspect({ size: true } as object)) as Inspected;
     expect(SizeRw).toBeLessThan(MIB);
     if (!State.Running) return;
     const { memory_stats, pids_stats } = await container(sandbox).stats({ stream: false, 'one-shot': true });
-    expect(memory_stats.usage ?? 0).toBeLessThanOrEqual(HostConfig.Memory + MIB);
-    expect((pids_stats as { current?: number }).current ?? 0).toBeLessThanOrEqual(HostConfig.PidsLimit + cpus().length);
+    expect(memory_stats.usage ?? 0).toBeLessThanOrEqual(HostConfig.Memory + UNDECIDED_BYTES);
+    expect((pids_stats as { current?: number }).current ?? 0).toBeLessThanOrEqual(HostConfig.PidsLimit);
   };
 
   attempt(8, async () => {
