@@ -5,15 +5,18 @@ import { connect } from '../images.mjs';
 import { SetupFailure, findProgram } from './common.mjs';
 import { aptInstall, describeHost } from './host.mjs';
 
-const RUNTIME = 'runsc';
-/** Sandboxes have no network by default, and gVisor's own network stack doesn't start on every kernel. */
-const RUNTIME_ARGS = ['--network=none'];
+const PROGRAM = 'runsc';
+/**
+ * Each runtime's name with its arguments. gVisor's own network stack doesn't start on every kernel. What has no network
+ * needs none; what has one is given the sockets of the engine's kernel, in the network that its container is in.
+ */
+const RUNTIMES = { runsc: ['--network=none'], 'runsc-net': ['--network=host'] };
 const PID_FILES = ['/var/run/docker.pid', '/run/docker.pid'];
 const RELOAD_MS = 15_000;
 
 /**
- * Makes sure that the engine has gVisor's runtime as `runsc`: installs it and registers it with an engine on this
- * machine, where that is possible. The registration stays.
+ * Makes sure that the engine has gVisor's runtime as `runsc`, without a network, and as `runsc-net`, with one: installs
+ * it and registers it with an engine on this machine, where that is possible. The registration stays.
  */
 export async function ensureGvisor(address, { log }) {
   const docker = await connect(address);
@@ -21,12 +24,12 @@ export async function ensureGvisor(address, { log }) {
   const pid = address.kind === 'unix' ? findDaemon() : undefined;
   const { isRoot, hasApt } = describeHost();
   if (pid === undefined || !isRoot) throw registrationFailure();
-  if (!findProgram(RUNTIME)) {
+  if (!findProgram(PROGRAM)) {
     if (!hasApt) throw registrationFailure();
-    await aptInstall([RUNTIME], { log });
+    await aptInstall([PROGRAM], { log });
   }
-  log(`Registering ${RUNTIME} with the Docker engine …`);
-  addRuntime(configFile(pid));
+  log(`Registering ${Object.keys(RUNTIMES).join(' and ')} with the Docker engine …`);
+  addRuntimes(configFile(pid));
   process.kill(pid, 'SIGHUP'); // has it read its file again; nothing that runs is touched
   const deadline = Date.now() + RELOAD_MS;
   while (!(await isRegistered(docker))) {
@@ -37,7 +40,7 @@ export async function ensureGvisor(address, { log }) {
 
 async function isRegistered(docker) {
   const { Runtimes = {} } = await docker.info();
-  return RUNTIME in Runtimes;
+  return Object.keys(RUNTIMES).every((name) => name in Runtimes);
 }
 
 /** The process id of a dockerd of this machine. */
@@ -54,10 +57,10 @@ function configFile(pid) {
   return given ?? '/etc/docker/daemon.json';
 }
 
-/** Adds to what is in the file. The file is replaced whole, so that an engine that starts meanwhile can read it. */
-function addRuntime(file) {
+/** Adds what isn't in the file. It is replaced whole, so that an engine that starts meanwhile can read it. */
+function addRuntimes(file) {
   const config = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
-  config.runtimes = { ...config.runtimes, [RUNTIME]: { path: findProgram(RUNTIME), runtimeArgs: RUNTIME_ARGS } };
+  config.runtimes = { ...registrations(findProgram(PROGRAM)), ...config.runtimes };
   mkdirSync(dirname(file), { recursive: true });
   writeFileSync(`${file}.new`, `${JSON.stringify(config, undefined, 2)}\n`);
   renameSync(`${file}.new`, file);
@@ -68,11 +71,15 @@ function readProcess(pid, name) {
   return existsSync(path) ? readFileSync(path, 'utf8') : '';
 }
 
+function registrations(path) {
+  return Object.fromEntries(Object.entries(RUNTIMES).map(([name, runtimeArgs]) => [name, { path, runtimeArgs }]));
+}
+
 function registrationFailure() {
-  const runtime = JSON.stringify({ runtimes: { [RUNTIME]: { path: '/usr/bin/runsc', runtimeArgs: RUNTIME_ARGS } } });
+  const runtimes = JSON.stringify({ runtimes: registrations(`/usr/bin/${PROGRAM}`) });
   return new SetupFailure(
-    `The engine has no runtime ${RUNTIME} (gVisor), and it can't be registered from here.`,
-    `On the engine's machine: \`apt-get install runsc\`, ${runtime} into /etc/docker/daemon.json, and SIGHUP to dockerd.
+    `The engine doesn't have both of ${Object.keys(RUNTIMES).join(' and ')} (gVisor), and they can't be registered from here.`,
+    `On the engine's machine: \`apt-get install ${PROGRAM}\`, ${runtimes} into /etc/docker/daemon.json, and SIGHUP to dockerd.
 SANDYARD_TEST_WITHOUT_GVISOR=1 leaves out the tests that need it.`,
   );
 }

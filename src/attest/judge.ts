@@ -137,8 +137,6 @@ function judgeSurroundings(report: ProbeReport, expectations: Expectations): Att
   const writable = root === undefined ? undefined : describeAccess(root.writable);
   const wantedInterfaces = network === 'none' ? ['lo'] : ['eth0', 'lo'];
   const foundInterfaces = interfaces.filter((name) => !isIdleTunnel(name)).toSorted();
-  // One that was registered without a network has none, whatever a container asks for.
-  const fewer = gvisor && foundInterfaces.join() === 'lo';
   const readable = gvisor ? [] : maskedPaths.filter((path) => isReadable(paths.get(path)));
   const sockets = ENGINE_SOCKETS.filter((path) => isReadable(paths.get(path)));
   const namespaces = gvisor ? [] : Object.entries(FIRST_NAMESPACES);
@@ -146,7 +144,7 @@ function judgeSurroundings(report: ProbeReport, expectations: Expectations): Att
     judge('inside', 'interfaces', {
       expected: wantedInterfaces.join(', '),
       found: values.get('interfaces') ?? foundInterfaces.join(', '),
-      ok: !values.has('interfaces') && (fewer || foundInterfaces.join() === wantedInterfaces.join()),
+      ok: !values.has('interfaces') && foundInterfaces.join() === wantedInterfaces.join(),
       fix: DESTROY,
     }),
     judgeValue('root file system', describeAccess(!readOnlyRoot), writable),

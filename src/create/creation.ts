@@ -47,7 +47,7 @@ export class Creation {
     const { engine, connections, warden, egress, clock, checkOpen, log } = this.#parts;
     const image = await engine.inspectImage(plan.image, { signal });
     const volume = await warden.volumeFor(image, { fromRoot: plan.traits.profile === 'dev' });
-    const { endpoint, authority } = (await egress.prepare(plan, signal)) ?? {};
+    const { endpoint, authority } = (await egress.prepare(plan)) ?? {};
     const spec = toSpec(plan, image, { volume, egress: endpoint, madeAt: clock.now() });
     let shared = false;
     const checkWanted = () => {

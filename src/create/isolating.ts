@@ -45,12 +45,13 @@ export class Isolating {
   /**
    * The same with the runtime that it is to have; without one it is the engine's own default. `auto`, which is also what
    * `strict` has unless a runtime is named, is gVisor where the engine has it with the network that is wanted. Throws
-   * `forbidden`, and `validation_failed` when the engine hasn't the runtime that is named.
+   * `forbidden`, and `validation_failed` when the engine hasn't the runtime that is named, or that has no network and one
+   * is wanted.
    */
   async settle(given: ParsedCreateOptions, options: CallOptions = {}): Promise<SettledOptions> {
     const checked = this.check(given);
     const [settled, bounding] = await Promise.all([
-      this.#settleRuntime(checked, options),
+      this.#settleRuntime(checked, options).then((chosen) => this.#checkNetwork(chosen, options)),
       // What is in memory is on no disk.
       checked.profile === 'strict'
         ? undefined
@@ -79,13 +80,32 @@ export class Isolating {
 
   async #strongest(network: string, options: CallOptions): Promise<string | undefined> {
     const { runtimes, runtimesWithoutNetwork, defaultRuntime } = await this.#info(options);
-    const { allowedRuntimes } = this.#parts.settings;
     const fitting = runtimes
-      .filter((name) => isGvisor(name) && allowedRuntimes?.includes(name) !== false)
+      .filter((name) => isGvisor(name) && this.#allows(name))
       .filter((name) => network === 'none' || !runtimesWithoutNetwork.includes(name))
       .toSorted((one, other) => one.length - other.length || one.localeCompare(other));
     if (fitting[0] === undefined) this.#checkRuntime(defaultRuntime);
     return fitting[0];
+  }
+
+  /** A sandbox that asks for a network and has none, without being told, would look like one whose network is broken. */
+  async #checkNetwork<Given extends ParsedCreateOptions>(chosen: Given, options: CallOptions): Promise<Given> {
+    const { network = 'none', runtime } = chosen;
+    if (network === 'none') return chosen;
+    const { runtimes, runtimesWithoutNetwork, defaultRuntime } = await this.#info(options);
+    const name = runtime ?? defaultRuntime;
+    if (!runtimesWithoutNetwork.includes(name)) return chosen;
+    const others = runtimes.filter((other) => this.#allows(other) && !runtimesWithoutNetwork.includes(other));
+    throw new SandyardError(
+      'validation_failed',
+      `The runtime ${name} has no network, and "${kindOfNetwork(network)}" is asked for.`,
+      {
+        hint:
+          `It is registered with --network=none. Those that have one: ${others.join(', ')}; \`auto\` finds the strongest. ` +
+          'For gVisor with a network, have the operator register runsc once more, with --network=host.',
+        issues: [{ path: ['runtime'], message: 'has no network' }],
+      },
+    );
   }
 
   async #checkThere(runtime: string, options: CallOptions): Promise<void> {
@@ -98,10 +118,13 @@ export class Isolating {
     });
   }
 
+  #allows(runtime: string): boolean {
+    return this.#parts.settings.allowedRuntimes?.includes(runtime) !== false;
+  }
+
   #checkRuntime(runtime: string): void {
-    const { allowedRuntimes } = this.#parts.settings;
-    if (allowedRuntimes === undefined || allowedRuntimes.includes(runtime)) return;
-    throw notAllowed(`the runtime ${runtime}`, 'SANDBOX_ALLOWED_RUNTIMES', allowedRuntimes);
+    if (this.#allows(runtime)) return;
+    throw notAllowed(`the runtime ${runtime}`, 'SANDBOX_ALLOWED_RUNTIMES', this.#parts.settings.allowedRuntimes ?? []);
   }
 
   async #info({ anew = false, ...options }: CallOptions & { anew?: boolean }): Promise<EngineInfo> {

@@ -1,10 +1,9 @@
 import type { EgressSettings } from '../egress-settings.js';
 import type { EgressPolicy } from '../egress-schemas.js';
-import type { EngineInfo } from '../engine/engine.js';
 import { SandyardError } from '../errors.js';
 import { covers, parseRule } from '../proxy/hosts.js';
 
-/* What egress may be asked for, and with what. */
+/* What egress may be asked for. */
 
 /** Throws `limit_exceeded`, naming each host that is beyond what the operator allows. */
 export function checkCeiling({ allow }: Pick<EgressPolicy, 'allow'>, { allowedDomains }: EgressSettings): void {
@@ -23,16 +22,6 @@ export function checkCeiling({ allow }: Pick<EgressPolicy, 'allow'>, { allowedDo
       path: ['network', 'egress', 'allow', allow.indexOf(text)],
       message: `${text} is beyond what SANDBOX_ALLOWED_DOMAINS allows`,
     })),
-  });
-}
-
-/** Throws `validation_failed` for a runtime that gives its containers no network. */
-export function checkRuntime(runtime: string | null, engine: EngineInfo): void {
-  const name = runtime ?? engine.defaultRuntime;
-  if (!engine.runtimesWithoutNetwork.includes(name)) return;
-  throw new SandyardError('validation_failed', `The runtime ${name} has no network, so there is no egress from it.`, {
-    hint: 'It is registered with --network=none. Use another runtime, or have the operator register one that has a network, such as runsc with --network=host.',
-    issues: [{ path: ['runtime'], message: 'has no network' }],
   });
 }
 

@@ -3,7 +3,7 @@ import type { CallOptions, EgressEndpoint, Engine } from '../engine/engine.js';
 import { isSandyardError } from '../errors.js';
 import type { Log } from '../log.js';
 import { containerName, ownedBy, type SandboxTraits } from '../record/record.js';
-import { checkCeiling, checkRuntime } from './ceiling.js';
+import { checkCeiling } from './ceiling.js';
 import { writeSecrets } from './secret-files.js';
 import type { PlannedSecret } from './secrets.js';
 import { PROXY_NAME, PROXY_PREFIX, subnetsOf, toEndpoint } from './endpoint.js';
@@ -32,7 +32,7 @@ interface EgressParts {
 /** What is to be connected. */
 interface Wanting {
   readonly id: string;
-  readonly traits: Pick<SandboxTraits, 'network' | 'runtime' | 'secrets'>;
+  readonly traits: Pick<SandboxTraits, 'network' | 'secrets'>;
   readonly secrets: readonly PlannedSecret[];
   readonly maxLifetimeMs: number;
 }
@@ -72,14 +72,13 @@ export class Egress {
 
   /**
    * Makes the network of a sandbox that is to have egress, with the proxy in it; `undefined` where it is to have none.
-   * Throws `limit_exceeded` where it may not, `validation_failed` where its runtime can't.
+   * Throws `limit_exceeded` where it may not.
    */
-  async prepare({ id, traits, secrets, maxLifetimeMs }: Wanting, signal?: AbortSignal): Promise<Prepared | undefined> {
-    const { network, runtime } = traits;
+  async prepare({ id, traits, secrets, maxLifetimeMs }: Wanting): Promise<Prepared | undefined> {
+    const { network } = traits;
     if (typeof network === 'string') return undefined;
     const { engine, owner, settings } = this.#parts;
     checkCeiling(network.egress, settings);
-    checkRuntime(runtime, await engine.info({ signal }));
     const name = containerName(id);
     const labels = { ...toLabels(owner), [LABEL_SANDBOX]: id };
     this.#used = true;

@@ -1,7 +1,15 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 
 import type { Attestation, Sandbox, SandboxManager } from '../../src/index.js';
-import { dockerClient, eventually, removeAll, RUNTIMES, testManager, testSandbox } from '../fixtures/run.js';
+import {
+  dockerClient,
+  eventually,
+  removeAll,
+  RUNTIMES,
+  testManager,
+  testSandbox,
+  withNetwork,
+} from '../fixtures/run.js';
 
 const faults = ({ checks }: Attestation) =>
   Object.fromEntries(checks.filter(({ status }) => status !== 'ok').map((one) => [one.check, one.found]));
@@ -31,7 +39,7 @@ describe.each(RUNTIMES)('attestation on %s', (runtime) => {
   it.each([
     ['another user', { user: '2000:2000' }],
     ['other limits', { memoryLimit: '300000000', cpuLimit: 0.3, pidsLimit: 1500, nofileLimit: 1000 }],
-    ['the network of the bridge', { network: 'bridge' as const }],
+    ['the network of the bridge', { network: 'bridge' as const, runtime: withNetwork(runtime) }],
     ['the profile strict', { profile: 'strict' as const }],
     ['the profile dev', { profile: 'dev' as const }],
   ])('finds one with %s as it was made', async (_what, options) => {

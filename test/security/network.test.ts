@@ -8,12 +8,11 @@ import {
   attemptEgress,
   connectEgress,
   egressSettings,
-  makeEgressSandbox,
   reasonsOf,
   startEgressGround,
   type EgressGround,
 } from '../fixtures/egress.js';
-import { dockerClient, removeAll, RUNTIMES, testManager } from '../fixtures/run.js';
+import { dockerClient, removeAll, RUNTIMES, testManager, withNetwork } from '../fixtures/run.js';
 import { python } from '../fixtures/security-sandbox.js';
 import { attemptsOn } from './attempts.js';
 
@@ -79,13 +78,13 @@ describe.each(RUNTIMES)('a sandbox of %s without a network', (runtime) => {
   });
 });
 
-// Of the runtimes that are tested, only one has a network.
-describe('a sandbox of runc with egress', () => {
-  const attempt = attemptsOn('runc');
+describe.each(RUNTIMES)('a sandbox of %s with egress', (tested) => {
+  const attempt = attemptsOn(tested);
+  const runtime = withNetwork(tested);
   let ground: EgressGround;
   let sandbox: Sandbox;
   beforeAll(async () => {
-    ground = await startEgressGround();
+    ground = await startEgressGround(tested);
     ({ sandbox } = ground);
   });
   afterAll(() => ground?.stop());
@@ -93,7 +92,7 @@ describe('a sandbox of runc with egress', () => {
   attempt(32, async () => {
     const server = createServer((socket) => socket.end('reached')).listen(0, '0.0.0.0');
     await once(server, 'listening');
-    const neighbour = await makeEgressSandbox(ground.manager, ground.internet);
+    const neighbour = await ground.make();
     try {
       const { port } = server.address() as AddressInfo;
       const hosts = [...ownAddresses(), ...(await gatewayOf(sandbox))];
@@ -179,7 +178,7 @@ describe('a sandbox of runc with egress', () => {
       const manager = await testManager({ egress, admission: { atOnce: 8, queue: 100 } });
       const networks = () => dockerClient().listNetworks({ filters: { label: [`sandyard.owner=${manager.owner}`] } });
       try {
-        const options = { memoryLimit: '64m', network: { egress: { allow: ['index.test'] } } };
+        const options = { runtime, memoryLimit: '64m', network: { egress: { allow: ['index.test'] } } };
         const made = await Promise.all(Array.from({ length: MANY }, () => manager.create(options)));
         expect(await networks()).toHaveLength(MANY);
         const reached = await Promise.all(

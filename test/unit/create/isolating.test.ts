@@ -65,6 +65,22 @@ describe('the runtime of a sandbox', () => {
     }
   });
 
+  it.each<[asked: object, has: Partial<EngineInfo>, runtime: string]>([
+    [{ runtime: 'runsc' }, {}, 'runsc'],
+    [{}, { defaultRuntime: 'runsc' }, 'runsc'],
+  ])('is refused for %j where it has no network, and one is asked for', async (asked, has, runtime) => {
+    const { isolating } = setUp({}, { runtimes: ['runc', 'runsc', 'runsc-net'], ...has });
+    await isolating.settle(asked);
+    for (const network of ['bridge', EGRESS] as const) {
+      await expect(isolating.settle({ ...asked, network })).rejects.toMatchObject({
+        code: 'validation_failed',
+        message: `The runtime ${runtime} has no network, and "${network === 'bridge' ? 'bridge' : 'egress'}" is asked for.`,
+        hint: expect.stringContaining('runc, runsc-net;'),
+        issues: [{ path: ['runtime'] }],
+      });
+    }
+  });
+
   it('is refused when the engine has none of that name, once it was asked anew', async () => {
     const { engine, isolating } = setUp();
     await isolating.settle({}); // so that what the engine does with disks is known

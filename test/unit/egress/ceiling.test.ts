@@ -1,10 +1,9 @@
 import { describe, expect, it } from 'vitest';
 
 import { readManagerDefaults, readConfig } from '../../../src/config.js';
-import { checkCeiling, checkRuntime } from '../../../src/egress/ceiling.js';
+import { checkCeiling } from '../../../src/egress/ceiling.js';
 import { proxyVariables, subnetsOf, toEndpoint } from '../../../src/egress/endpoint.js';
 import { createOptionsSchema, parseInput } from '../../../src/schemas.js';
-import { FakeEngine } from '../../fixtures/fake-engine.js';
 
 const settings = (allowedDomains: string[]) => ({ ...readManagerDefaults({}).egress, allowedDomains });
 const network = (egress: object) => parseInput(createOptionsSchema, { network: { egress } }, 'create options').network;
@@ -58,14 +57,6 @@ describe('what egress may be asked for', () => {
       expect(() => network({ allow })).toThrow(/network/);
     }
     expect(() => network({ allow: [], more: 1 })).toThrow(/network/);
-  });
-
-  it('needs a runtime that gives it a network', async () => {
-    const info = { ...(await new FakeEngine().info()), runtimesWithoutNetwork: ['runsc'] };
-    checkRuntime(null, info);
-    checkRuntime('runc', info);
-    expect(() => checkRuntime('runsc', info)).toThrow(/runsc has no network/);
-    expect(() => checkRuntime(null, { ...info, defaultRuntime: 'runsc' })).toThrow(/runsc has no network/);
   });
 });
 
