@@ -46,7 +46,7 @@ export class Call<T> implements Pending, StreamOwner {
     this.endsWithSandbox = options.endsWithSandbox ?? false;
     const { deadlineMs, signal, doing } = options;
     if (deadlineMs !== undefined) {
-      const giveUp = () => this.#abandon(notInTime(doing, deadlineMs));
+      const giveUp = () => this.#abandon(this.#host.trouble ?? notInTime(doing, deadlineMs));
       this.#timer = setTimeout(giveUp, Math.min(deadlineMs, MAX_TIMER_MS));
     }
     allowManyListeners(signal);

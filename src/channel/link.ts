@@ -47,6 +47,7 @@ export class Link implements PendingHost {
   #bootId: string | undefined;
   /** Since when nothing comes; `undefined` while all is well. */
   #troubleSince: number | undefined;
+  #trouble: Error | undefined;
   #failures = 0;
   #closed = false;
 
@@ -54,6 +55,10 @@ export class Link implements PendingHost {
     this.#connect = connect;
     this.#onRestart = onRestart;
     this.#times = { ...TIMES, ...times };
+  }
+
+  get trouble(): Error | undefined {
+    return this.#trouble;
   }
 
   /** Keeps it until it leaves, and sends it as soon as there is a tunnel. */
@@ -72,6 +77,7 @@ export class Link implements PendingHost {
     clearTimeout(this.#retry);
     this.#retry = undefined;
     this.#troubleSince = undefined;
+    this.#trouble = undefined;
     this.#failures = 0;
   }
 
@@ -114,6 +120,7 @@ export class Link implements PendingHost {
 
   #opened(tunnel: Tunnel, { bootId }: Hello): void {
     this.#dial = undefined;
+    this.#trouble = undefined;
     this.#tunnel = tunnel;
     tunnel.keepAlive(this.#times);
     const restarted = this.#bootId !== undefined && this.#bootId !== bootId;
@@ -138,6 +145,7 @@ export class Link implements PendingHost {
   /** Tries again, or tells all that waits. */
   #failed({ kind, error }: TunnelEnd): void {
     if (isPaused(error)) return this.#waitUntilUnpaused(error);
+    this.#trouble = error;
     const now = performance.now();
     this.#troubleSince ??= now;
     const waitedMs = now - this.#troubleSince;

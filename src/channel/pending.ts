@@ -15,6 +15,8 @@ export interface Pending {
 
 /** Where what waits is kept. */
 export interface PendingHost {
+  /** Why there is no tunnel, where one was tried for. */
+  readonly trouble: Error | undefined;
   /** It waits no more. */
   leave(pending: Pending): void;
 }

@@ -16,7 +16,7 @@ export class Ping implements Pending {
   constructor(host: PendingHost, { doing, asks, deadlineMs }: { doing: string; asks: boolean; deadlineMs: number }) {
     this.#host = host;
     this.#asks = asks;
-    this.#timer = setTimeout(() => this.fail(notInTime(doing, deadlineMs)), deadlineMs);
+    this.#timer = setTimeout(() => this.fail(host.trouble ?? notInTime(doing, deadlineMs)), deadlineMs);
   }
 
   get answered(): Promise<void> {

@@ -215,7 +215,7 @@ export class RemoteProcess implements Pending {
   }
 
   #notStarted(): void {
-    this.letGo(notInTime(`start process ${this.id}, or find it`, this.#startMs));
+    this.letGo(this.#host.trouble ?? notInTime(`start process ${this.id}, or find it`, this.#startMs));
   }
 
   #takeExit(exit: RemoteExit): void {

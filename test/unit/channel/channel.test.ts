@@ -406,6 +406,16 @@ describe('calls settle', () => {
     expect(warden.connects).toBe(1);
   });
 
+  it('when the engine goes before the answer, and is away for longer than that may take: as that', async () => {
+    const { warden, channel } = start({}, { answerMs: 30 });
+    await channel.open();
+    warden.stall();
+    const asked = channel.usage();
+    warden.refusal = new SandyardError('engine_unavailable', 'away');
+    warden.cut();
+    await expect(asked).rejects.toMatchObject({ code: 'engine_unavailable' });
+  });
+
   it('when the channel is closed', async () => {
     const { warden, channel } = start();
     await channel.open();
