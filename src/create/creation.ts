@@ -16,6 +16,9 @@ import type { WardenDelivery } from '../warden.js';
 
 /** A file that is written to a sandbox that was just made. */
 const CALL_MS = 30_000;
+/** What could not be removed is tried again after so long, and then after twice as long each time. */
+const RETRY_MS = 1000;
+const MAX_RETRY_MS = 60_000;
 
 interface CreationParts {
   readonly engine: Engine;
@@ -130,17 +133,42 @@ export class Creation {
     }
   }
 
-  async #rollBack({ id, traits }: SandboxPlan, { name, volume, egress: endpoint }: ContainerSpec): Promise<void> {
-    const { engine, connections, warden, egress, log, removed } = this.#parts;
-    connections.destroyed(id);
-    if (volume !== undefined) warden.forget(volume);
+  async #rollBack(plan: SandboxPlan, spec: ContainerSpec): Promise<void> {
+    const { connections, warden, log } = this.#parts;
+    connections.destroyed(plan.id);
+    if (spec.volume !== undefined) warden.forget(spec.volume);
     try {
-      await engine.removeContainer(name);
-      if (endpoint !== undefined) await egress.release(id, traits);
-      removed(id);
+      await this.#remove(plan, spec);
     } catch (error) {
-      log.error({ container: name, error }, 'could not remove a half-made sandbox; the reaper will');
+      log.error({ container: spec.name, error }, 'could not remove a half-made sandbox; will try again');
+      this.#removeLater(plan, spec);
     }
+  }
+
+  async #remove({ id, traits }: SandboxPlan, { name, egress: endpoint }: ContainerSpec): Promise<void> {
+    const { engine, egress, removed } = this.#parts;
+    await engine.removeContainer(name);
+    if (endpoint !== undefined) await egress.release(id, traits);
+    removed(id);
+  }
+
+  /**
+   * Tries until it succeeds or the manager is closed. Nobody else could tell that one which was started, and then
+   * stopped by an engine that ended, was never handed out.
+   */
+  #removeLater(plan: SandboxPlan, spec: ContainerSpec, delayMs = RETRY_MS): void {
+    const { checkOpen, log } = this.#parts;
+    const tryAgain = async () => {
+      try {
+        checkOpen();
+        await this.#remove(plan, spec);
+      } catch (error) {
+        if (isSandyardError(error, 'manager_closed')) return;
+        log.debug({ container: spec.name, error }, 'could not remove a half-made sandbox; will try again');
+        this.#removeLater(plan, spec, Math.min(2 * delayMs, MAX_RETRY_MS));
+      }
+    };
+    setTimeout(() => void tryAgain(), delayMs).unref();
   }
 }
 
