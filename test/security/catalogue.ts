@@ -236,8 +236,7 @@ export const CASES: readonly SecurityCase[] = [
   },
   {
     number: 46,
-    tried:
-      "Fork, memory, disk, log, fd and CPU bombs in turn, with half of the host's CPUs, beside another sandbox",
+    tried: "Fork, memory, disk, log, fd and CPU bombs in turn, with half of the host's CPUs, beside another sandbox",
     expected: "The other's p95 stays under 3 × its base, and the host loses nothing",
   },
 ];
