@@ -18,7 +18,7 @@ import type { WardenDelivery } from '../warden.js';
 const CALL_MS = 30_000;
 /** What could not be removed is tried again after so long, and then after twice as long each time. */
 const RETRY_MS = 1000;
-const MAX_RETRY_MS = 60_000;
+const MAX_RETRY_MS = 10_000;
 
 interface CreationParts {
   readonly engine: Engine;
@@ -145,25 +145,30 @@ export class Creation {
     }
   }
 
-  async #remove({ id, traits }: SandboxPlan, { name, egress: endpoint }: ContainerSpec): Promise<void> {
+  async #remove(
+    { id, traits }: SandboxPlan,
+    { name, egress: endpoint }: ContainerSpec,
+    { unlessRunning = false } = {},
+  ): Promise<void> {
     const { engine, egress, removed } = this.#parts;
-    await engine.removeContainer(name);
+    await engine.removeContainer(name, { unlessRunning });
     if (endpoint !== undefined) await egress.release(id, traits);
     removed(id);
   }
 
   /**
-   * Tries until it succeeds or the manager is closed. Nobody else could tell that one which was started, and then
-   * stopped by an engine that ended, was never handed out.
+   * Tries until it is gone, or runs, or the manager is closed. Nobody else could tell that one which was started, and then
+   * stopped by an engine that ended, was never handed out. One that runs ends by itself where that is so; where it has
+   * its lease, whoever repeats the request may have got it since.
    */
   #removeLater(plan: SandboxPlan, spec: ContainerSpec, delayMs = RETRY_MS): void {
     const { checkOpen, log } = this.#parts;
     const tryAgain = async () => {
       try {
         checkOpen();
-        await this.#remove(plan, spec);
+        await this.#remove(plan, spec, { unlessRunning: true });
       } catch (error) {
-        if (isSandyardError(error, 'manager_closed')) return;
+        if (isSandyardError(error, 'manager_closed') || isSandyardError(error, 'wrong_state')) return;
         log.debug({ container: spec.name, error }, 'could not remove a half-made sandbox; will try again');
         this.#removeLater(plan, spec, Math.min(2 * delayMs, MAX_RETRY_MS));
       }

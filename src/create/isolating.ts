@@ -96,16 +96,12 @@ export class Isolating {
     const name = runtime ?? defaultRuntime;
     if (!runtimesWithoutNetwork.includes(name)) return chosen;
     const others = runtimes.filter((other) => this.#allows(other) && !runtimesWithoutNetwork.includes(other));
-    throw new SandyardError(
-      'validation_failed',
-      `The runtime ${name} has no network, and "${kindOfNetwork(network)}" is asked for.`,
-      {
-        hint:
-          `It is registered with --network=none. Those that have one: ${others.join(', ')}; \`auto\` finds the strongest. ` +
-          'For gVisor with a network, have the operator register runsc once more, with --network=host.',
-        issues: [{ path: ['runtime'], message: 'has no network' }],
-      },
-    );
+    const choice = others.length === 0 ? '' : `Use one of ${others.join(', ')}, or auto for the strongest. `;
+    const message = `The runtime ${name} has no network, and "${kindOfNetwork(network)}" is asked for.`;
+    throw new SandyardError('validation_failed', message, {
+      hint: `${choice}For gVisor with a network, have the operator register runsc once more, with --network=host.`,
+      issues: [{ path: ['runtime'], message: 'has no network' }],
+    });
   }
 
   async #checkThere(runtime: string, options: CallOptions): Promise<void> {

@@ -126,29 +126,31 @@ it('removes a warm one that is not what it should be, and that nobody can have y
   expect(engine.containers.size).toBe(0);
 });
 
-it.each(['for as long as the engine is away', 'until the manager is closed'])(
-  'tries again to remove what it has half made, %s',
-  async (until) => {
-    vi.useFakeTimers();
-    try {
-      const { creation, plan, engine, checkOpen } = world();
-      engine.after.startContainer = engine.before.removeContainer = () => {
-        throw new SandyardError('engine_unavailable', 'Away.');
-      };
-      await expect(creation.make(plan())).rejects.toMatchObject({ code: 'engine_unavailable' });
-      await vi.advanceTimersByTimeAsync(10_000);
-      expect(engine.count('removeContainer')).toBe(4); // at once, and 1, 3 and 7 seconds later
-      if (until.endsWith('closed')) checkOpen.mockImplementation(thrown);
-      delete engine.before.removeContainer;
-      await vi.advanceTimersByTimeAsync(10_000);
-      expect(engine.containers.size).toBe(until.endsWith('closed') ? 1 : 0);
-      await vi.advanceTimersByTimeAsync(200_000);
-      expect(engine.count('removeContainer')).toBe(until.endsWith('closed') ? 4 : 5);
-    } finally {
-      vi.useRealTimers();
-    }
-  },
-);
+it.each<[until: string, left: number]>([
+  ['the engine is back and has stopped it', 0],
+  ['the engine is back and it runs', 1], // and ends by itself, or somebody has it
+  ['the manager is closed', 1],
+])('tries to remove what it has half made until %s', async (until, left) => {
+  vi.useFakeTimers();
+  try {
+    const { creation, plan, engine, checkOpen } = world();
+    engine.after.startContainer = engine.before.removeContainer = () => {
+      throw new SandyardError('engine_unavailable', 'Away.');
+    };
+    await expect(creation.make(plan())).rejects.toMatchObject({ code: 'engine_unavailable' });
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(engine.count('removeContainer')).toBe(4); // at once, and 1, 3 and 7 seconds later
+    const isClosed = until.endsWith('closed');
+    if (isClosed) checkOpen.mockImplementation(thrown);
+    if (until.endsWith('stopped it')) engine.die('sandyard-a');
+    delete engine.before.removeContainer;
+    await vi.advanceTimersByTimeAsync(200_000);
+    expect(engine.containers.size).toBe(left);
+    expect(engine.count('removeContainer')).toBe(isClosed ? 4 : 5);
+  } finally {
+    vi.useRealTimers();
+  }
+});
 
 it('makes a record that a claim goes over', async () => {
   const { creation, plan } = world();

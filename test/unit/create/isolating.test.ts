@@ -75,7 +75,7 @@ describe('the runtime of a sandbox', () => {
       await expect(isolating.settle({ ...asked, network })).rejects.toMatchObject({
         code: 'validation_failed',
         message: `The runtime ${runtime} has no network, and "${network === 'bridge' ? 'bridge' : 'egress'}" is asked for.`,
-        hint: expect.stringContaining('runc, runsc-net;'),
+        hint: expect.stringContaining('one of runc, runsc-net,'),
         issues: [{ path: ['runtime'] }],
       });
     }
