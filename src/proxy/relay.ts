@@ -145,10 +145,10 @@ export class Relay {
       for (const { passage, stream } of this.#open) {
         const { client, host, port } = passage;
         if (client.address !== address || judgeTarget({ host, port }, rules).allowed) continue;
-        stream.destroy();
-        passage.upstream.destroy();
         const detail = 'The allow-list was changed while it was open.';
         if (policy !== undefined) this.deny({ address, policy }, passage, { reason: 'policy_changed', detail });
+        stream.destroy();
+        passage.upstream.destroy();
       }
     }
     this.#reviews += 1;

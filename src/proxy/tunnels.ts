@@ -54,9 +54,10 @@ export async function tunnel(relay: Relay, request: IncomingMessage, { socket, h
   const hello = await readHello(socket, head);
   const fault = faultOf(hello, passage.host);
   if (hello === undefined || fault !== undefined) {
+    // First, so that it is there when the client sees its end.
+    if (fault !== undefined) relay.deny(client, passage, fault);
     socket.destroy();
     passage.upstream.destroy();
-    if (fault !== undefined) relay.deny(client, passage, fault);
     return;
   }
   const { secrets, shown } = await relay.secretsOf(client);
@@ -70,10 +71,10 @@ export async function tunnel(relay: Relay, request: IncomingMessage, { socket, h
     relay.accept(passage, opened, { detail: 'Its TLS is opened, for secrets.' });
     serve(passage, opened);
   } catch (error) {
-    socket.destroy();
-    passage.upstream.destroy();
     const detail = `The TLS client did not take the proxy for the host: ${(error as Error).message}.`;
     relay.deny(client, passage, { reason: 'tls_failed', detail });
+    socket.destroy();
+    passage.upstream.destroy();
   }
 }
 
