@@ -78,10 +78,10 @@ describe('create', () => {
       labels: { 'com.example.team': 'x' },
       workdir: '/srv/app',
       user: '1234',
-      runtime: 'runsc',
+      runtime: 'runc',
     });
     expect(specOf(engine)).toMatchObject({
-      runtime: 'runsc',
+      runtime: 'runc',
       env: ['HOME=/home/sandbox', 'A=b'],
       labels: { 'com.example.team': 'x', 'sandyard.owner': 'me', 'sandyard.managed': '1' },
     });
@@ -100,7 +100,7 @@ describe('create', () => {
       metadata: { task: '7' },
       workdir: '/srv/app',
       user: '1234',
-      runtime: 'runsc',
+      runtime: 'runc',
       finishedAt: null,
       exitCode: null,
     });
