@@ -92,10 +92,13 @@ export class Isolating {
   async #checkNetwork<Given extends ParsedCreateOptions>(chosen: Given, options: CallOptions): Promise<Given> {
     const { network = 'none', runtime } = chosen;
     if (network === 'none') return chosen;
-    const { runtimes, runtimesWithoutNetwork, defaultRuntime } = await this.#info(options);
-    const name = runtime ?? defaultRuntime;
-    if (!runtimesWithoutNetwork.includes(name)) return chosen;
-    const others = runtimes.filter((other) => this.#allows(other) && !runtimesWithoutNetwork.includes(other));
+    const hasNetwork = ({ runtimesWithoutNetwork, defaultRuntime }: EngineInfo) =>
+      !runtimesWithoutNetwork.includes(runtime ?? defaultRuntime);
+    if (hasNetwork(await this.#info(options))) return chosen;
+    const info = await this.#info({ ...options, anew: true }); // it may have been registered anew since
+    if (hasNetwork(info)) return chosen;
+    const name = runtime ?? info.defaultRuntime;
+    const others = info.runtimes.filter((other) => this.#allows(other) && !info.runtimesWithoutNetwork.includes(other));
     const choice = others.length === 0 ? '' : `Use one of ${others.join(', ')}, or auto for the strongest. `;
     const message = `The runtime ${name} has no network, and "${kindOfNetwork(network)}" is asked for.`;
     throw new SandyardError('validation_failed', message, {

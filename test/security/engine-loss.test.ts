@@ -203,12 +203,12 @@ describe.each([true, false])('an engine that is killed and started again, live-r
     const known = new Set([...made, ...Object.values(sandboxes)].map(({ id }) => id));
     // What was started ends itself, in two minutes.
     const isLeft = ({ id, state }: { id: string; state: string }) => !known.has(id) && state !== 'running';
-    let left: unknown[] = [];
+    let left: unknown[] | undefined;
     const gone = async () => {
       left = (await manager.list()).sandboxes.filter(isLeft);
       return left.length === 0 ? true : undefined;
     };
-    await eventually(gone, { timeoutMs: 15_000 }).catch(() => {});
+    await eventually(gone, { timeoutMs: 15_000 }).catch(() => {}); // what there is then tells more
     expect(left).toEqual([]);
   });
 

@@ -81,6 +81,17 @@ describe('the runtime of a sandbox', () => {
     }
   });
 
+  it('is asked for anew before it is refused for its network', async () => {
+    const { engine, isolating } = setUp();
+    await isolating.settle({ runtime: 'runsc' });
+    const before = engine.count('info');
+    await expect(isolating.settle({ runtime: 'runsc', network: 'bridge' })).rejects.toThrow('has no network');
+    expect(engine.count('info')).toBe(before + 1);
+    const real = engine.info.bind(engine);
+    engine.info = async (...args) => ({ ...(await real(...args)), runtimesWithoutNetwork: [] });
+    expect(await isolating.settle({ runtime: 'runsc', network: 'bridge' })).toMatchObject({ runtime: 'runsc' });
+  });
+
   it('is refused when the engine has none of that name, once it was asked anew', async () => {
     const { engine, isolating } = setUp();
     await isolating.settle({}); // so that what the engine does with disks is known
