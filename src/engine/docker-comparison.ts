@@ -53,7 +53,8 @@ export async function compareContainer(
 function compareGiven(spec: ContainerSpec, found: Docker.ContainerInspectInfo): AppliedSetting[] {
   const asked = toCreateOptions(spec).HostConfig ?? {};
   const program = spec.entrypoint.slice(0, 2);
-  const networks = Object.keys(found.NetworkSettings?.Networks ?? {}).toSorted();
+  // One that is called none is none, and an engine may leave it out.
+  const networks = Object.keys(found.NetworkSettings?.Networks ?? {}).filter((name) => name !== 'none');
   const readOnly = (found.HostConfig as { ReadonlyPaths?: readonly string[] | null }).ReadonlyPaths ?? [];
   return [
     ...GIVEN.map((setting) => ({
@@ -62,7 +63,7 @@ function compareGiven(spec: ContainerSpec, found: Docker.ContainerInspectInfo): 
       found: describe((found.HostConfig as Given)[setting]),
     })),
     { setting: 'Entrypoint', asked: program.join(' '), found: [found.Path, ...found.Args].slice(0, 2).join(' ') },
-    { setting: 'Networks', asked: asked.NetworkMode ?? '', found: networks.join(', ') },
+    { setting: 'Networks', asked: asked.NetworkMode ?? '', found: networks.toSorted().join(', ') || 'none' },
     {
       setting: 'ReadonlyPaths',
       asked: READ_ONLY_PATHS.join(', '),

@@ -125,7 +125,7 @@ export async function createProxy(
   const about = { doing: 'create a container', container: spec.name, image: spec.image };
   const { id } = await connection.call(
     { operation: 'create_container', ...about, deadlineMs: WORK_MS, ...options },
-    (docker, abortSignal) => docker.createContainer({ ...base, HostConfig, abortSignal }),
+    (docker, abortSignal) => docker.createContainer({ ...base, NetworkDisabled: false, HostConfig, abortSignal }),
   );
   return id;
 }

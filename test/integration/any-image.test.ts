@@ -10,7 +10,16 @@ import type { Sandbox, SandboxManager } from '../../src/index.js';
 import { firstLine, killHard } from '../fixtures/manager-process.js';
 import { ROOT } from '../fixtures/service.js';
 import { compileStaticProgram } from '../fixtures/static-program.js';
-import { dockerClient, IMAGE, newOwner, removeAll, RUN_SUFFIX, RUNTIMES, testManager } from '../fixtures/run.js';
+import {
+  dockerClient,
+  IMAGE,
+  newOwner,
+  removeAll,
+  RUN_SUFFIX,
+  RUNTIMES,
+  testManager,
+  testSandbox,
+} from '../fixtures/run.js';
 
 const FIXTURES = `${ROOT}/test/fixtures/static-program`;
 const DYING_MANAGER = fileURLToPath(new URL('../fixtures/dying-manager.ts', import.meta.url));
@@ -166,6 +175,17 @@ describe('an image with one static program and no shell', () => {
       await sandbox.copyTo(host, '/workspace/copied');
       await sandbox.copyFrom('/workspace/copied', join(host, 'out'));
       expect(await readFile(join(host, 'out/one.txt'), 'utf8')).toBe('one');
+    });
+
+    it('runs it with a root that cannot be written to', async () => {
+      const strict = await testSandbox(managers[0], { image: BARE_IMAGE, runtime, profile: 'strict' });
+      await strict.files.write('/workspace/file.txt', 'content');
+      expect(await strict.files.readText('/workspace/file.txt')).toBe('content');
+      expect(await strict.exec(['/program', 'say', 'hello'])).toMatchObject({ stdout: 'hello\n', exitCode: 7 });
+    });
+
+    it('knows localhost, though the image has never heard of it', async () => {
+      expect(await sandbox.files.readText('/etc/hosts')).toMatch(/^127\.0\.0\.1\tlocalhost\n/);
     });
 
     it('can be attested', async () => {

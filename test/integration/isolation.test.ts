@@ -1,7 +1,30 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
+import { PROFILES } from '../../src/isolation.js';
 import type { Sandbox, SandboxManager } from '../../src/index.js';
-import { dockerClient, removeAll, RUN_LABELS, RUN_SUFFIX, testManager, testSandbox, IMAGE } from '../fixtures/run.js';
+import {
+  dockerClient,
+  IMAGE,
+  removeAll,
+  RUN_LABELS,
+  RUN_SUFFIX,
+  RUNTIMES,
+  testManager,
+  testSandbox,
+} from '../fixtures/run.js';
+
+/** Listens at the addresses of a name, as far as there are any of that version of IP, and says where it was reached. */
+const MEET = `
+import errno, socket
+for family, _, _, _, address in sorted(set(socket.getaddrinfo('localhost', 0, type=socket.SOCK_STREAM))):
+    try:
+        listener = socket.create_server((address[0], 0), family=family)
+    except OSError as error:
+        if family == socket.AF_INET6 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT): continue
+        raise
+    client = socket.create_connection(listener.getsockname()[:2], timeout=5)
+    listener.accept()[0].sendall(b'met at ' + client.getpeername()[0].encode())
+    print(client.recv(100).decode())`;
 
 describe('isolation of a default sandbox', () => {
   let manager: SandboxManager;
@@ -70,5 +93,28 @@ describe('isolation of a default sandbox', () => {
       await foreign.remove({ force: true });
       await removeAll(other);
     }
+  });
+});
+
+describe.each(RUNTIMES)('localhost on %s', (runtime) => {
+  let manager: SandboxManager;
+  beforeAll(async () => {
+    manager = await testManager();
+  });
+  afterAll(() => removeAll(manager));
+
+  it.each(PROFILES)('is the sandbox itself, under %s', async (profile) => {
+    const sandbox = await testSandbox(manager, { profile, runtime });
+    expect(await sandbox.exec(['python3', '-c', MEET])).toMatchObject({
+      stdout: expect.stringMatching(/^met at 127\.0\.0\.1\n(met at ::1\n)?$/),
+      stderr: '',
+    });
+  });
+
+  it('is what root commands have made of it, over a stop, too', async () => {
+    const sandbox = await testSandbox(manager, { profile: 'dev', runtime });
+    await sandbox.exec('echo 127.0.0.2 localhost elsewhere > /etc/hosts', { user: 'root' });
+    await sandbox.restart();
+    expect((await sandbox.exec('getent hosts elsewhere')).stdout).toMatch(/^127\.0\.0\.2 /);
   });
 });

@@ -281,6 +281,7 @@ int init_main(int argc, char **argv)
 	for (int i = 2; i < argc; i++)
 		read_argument(argv[i]);
 	make_state_directory();
+	hosts_write();
 	if (getrandom(boot_id, sizeof boot_id, 0) != sizeof boot_id)
 		fail(END_STATE, "random numbers");
 	if (confine(root_commands) < 0)

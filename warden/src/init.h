@@ -10,6 +10,9 @@ void init_end(int code);
 /* Whether that is so. */
 bool init_is_ending(void);
 
+/* hosts.c: has "localhost" known, where the engine has left that to the sandbox. */
+void hosts_write(void);
+
 /* connect.c: hands its standard input and output to PID 1, and waits for the end of the tunnel. */
 int connect_main(void);
 

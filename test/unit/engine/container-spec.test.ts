@@ -113,6 +113,15 @@ describe('what a container is made with', () => {
     expect(options).not.toHaveProperty('NetworkingConfig');
   });
 
+  it.each<[network: string, maker: string, spec: ContainerSpec]>([
+    ['none', 'the runtime', SPEC],
+    ['none and a read-only root', 'the engine', { ...SPEC, readOnly: { tmpfs: [], kept: '/kept' } }],
+    ['bridge', 'the engine', { ...SPEC, network: 'bridge' }],
+    ['egress', 'the engine', WITH_EGRESS],
+  ])('with network %s has what there is of it made by %s', (_, maker, spec) => {
+    expect(toCreateOptions(spec).NetworkDisabled).toBe(maker === 'the runtime');
+  });
+
   it('swaps nothing', () => {
     expect(host).toMatchObject({ Memory: 3 * GIB, MemorySwap: 3 * GIB });
   });
