@@ -222,8 +222,19 @@ export class Reaper {
     // Its name says that it was claimed, after its record was read.
     if (record.warm && record.name !== poolName(record.id)) return undefined;
     const asks = record.state === 'paused' && record.onExpiry === 'destroy';
-    const leaseEndsAt = asks ? await this.#parts.readLeaseEnd(record) : undefined;
+    const leaseEndsAt = asks ? await this.#readLeaseEnd(record) : undefined;
     return { record, details, leaseEndsAt };
+  }
+
+  /** Commands that are root's can spoil the record. What is known without it is the longest lifetime, and that stands. */
+  async #readLeaseEnd(record: SandboxRecord): Promise<Date | undefined> {
+    try {
+      return await this.#parts.readLeaseEnd(record);
+    } catch (error) {
+      if (!isSandyardError(error, 'engine_error')) throw error;
+      this.#parts.log.warn({ sandbox: record.id, error }, 'could not read the lease of a sandbox that is paused');
+      return undefined;
+    }
   }
 
   async #inspect({ containerId, owner }: SandboxRecord, options: CallOptions): Promise<ContainerDetails | undefined> {

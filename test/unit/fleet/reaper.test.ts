@@ -70,7 +70,7 @@ function garden({ dryRun = false, clockOffsetMs = 0, engine = new FakeEngine(), 
   const gone: [id: string, reason: string][] = [];
   const counted: string[] = [];
   /** What records say, by id. */
-  const leases = new Map<string, Date>();
+  const leases = new Map<string, Date | Error>();
   const claims = new Map<string, Claim | Error>();
   const ended = new Set<string>();
   const outages = new Map<string, Outage>();
@@ -88,7 +88,9 @@ function garden({ dryRun = false, clockOffsetMs = 0, engine = new FakeEngine(), 
       (await engine.listContainers(ownedBy(listed), options)).map(toRecord).filter((found) => found !== undefined),
     readLeaseEnd: async ({ id }) => {
       asked.push(`lease ${id}`);
-      return leases.get(id);
+      const found = leases.get(id);
+      if (found instanceof Error) throw found;
+      return found;
     },
     readClaim: async ({ id }) => {
       asked.push(`claim ${id}`);
@@ -376,6 +378,25 @@ describe('one that is paused', () => {
     const expected = removed ? [{ id: 'abc', reason: 'lease_expired', action: 'removed' }] : [];
     expect(await reaper.run()).toEqual(expected);
     expect(asked).toEqual(onExpiry === 'destroy' ? ['lease abc'] : []);
+  });
+
+  it('whose record is spoilt has its longest lifetime all the same, and no more', async () => {
+    const { reaper, sow, leases } = garden();
+    for (const [id, ageMs] of [
+      ['young', 23 * HOUR],
+      ['old', 25 * HOUR],
+    ] as const) {
+      sow(id, { state: 'paused', ageMs });
+      leases.set(id, new SandyardError('engine_error', 'It is no record.'));
+    }
+    expect(await reaper.run()).toEqual([{ id: 'old', reason: 'max_lifetime', action: 'removed' }]);
+  });
+
+  it('is left alone while the engine is away', async () => {
+    const { reaper, sow, leases } = garden();
+    sow('old', { state: 'paused', ageMs: 25 * HOUR });
+    leases.set('old', new SandyardError('engine_unavailable', 'It is away.'));
+    expect(await reaper.run()).toEqual([]);
   });
 });
 
