@@ -23,6 +23,7 @@ export const ENGINE_OPERATIONS = [
   'update_container',
   'container_stats',
   'read_container_file',
+  'read_container_link',
   'watch_containers',
   'list_volumes',
   'list_networks',

@@ -44,6 +44,18 @@ export function parseRecordFile(file: Buffer): RecordFile | undefined {
   };
 }
 
+/** How each begins: `sandyard-record 2 `. */
+const LINK_START = Buffer.from('sandyard-record 2 ').toString('base64url');
+
+/**
+ * Reads the record of the path that a link at its place leads to, wherever that place is; `undefined` where it leads
+ * anywhere else.
+ */
+export function parseRecordLink(target: string): RecordFile | undefined {
+  const start = target.indexOf(`/${LINK_START}`);
+  return start < 0 ? undefined : parseRecordFile(Buffer.from(target.slice(start).replaceAll('/', ''), 'base64url'));
+}
+
 type HeadFields = [string, string, string, string, string, string, string, string, string];
 
 function dateOrNone(ms: number): Date | null {

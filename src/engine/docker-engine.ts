@@ -16,7 +16,7 @@ import {
 } from './docker-containers.js';
 import { compareContainer } from './docker-comparison.js';
 import { watchContainers } from './docker-events.js';
-import { readContainerFile } from './docker-file.js';
+import { readContainerFile, readContainerLink } from './docker-file.js';
 import { examineEngine, readInfo, tryDiskQuota } from './docker-info.js';
 import { connectNetwork, createNetwork, createProxy, findSubnet } from './docker-networks.js';
 import { listNetworks, listVolumes, removeNetwork, removeVolume } from './docker-objects.js';
@@ -138,6 +138,10 @@ export class DockerEngine implements Engine {
     options: CallOptions & { readonly maxBytes: number },
   ): Promise<Buffer | undefined> {
     return readContainerFile(this.#connection, reference, { ...options, path });
+  }
+
+  readContainerLink(reference: string, path: string, options: CallOptions = {}): Promise<string | undefined> {
+    return readContainerLink(this.#connection, reference, { ...options, path });
   }
 
   watchContainers(

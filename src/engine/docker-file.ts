@@ -1,6 +1,8 @@
+import type { IncomingMessage } from 'node:http';
 import { posix } from 'node:path';
 import type { Readable } from 'node:stream';
 import { extract } from 'tar-stream';
+import { z } from 'zod';
 
 import { SandyardError } from '../errors.js';
 import { QUICK_MS, type EngineConnection } from './connection.js';
@@ -40,6 +42,44 @@ export async function readContainerFile(
       return fileOf(archive, { container, path, maxBytes });
     },
   );
+}
+
+/**
+ * Where a symbolic link of the container's leads, as the engine finds it: followed to its end, within the container. It needs
+ * nothing that runs there, nor a process of the engine's, as reading a file does. One that leads further than the headers
+ * of an answer have room for counts as none.
+ */
+export async function readContainerLink(
+  connection: EngineConnection,
+  container: string,
+  { path, ...options }: CallOptions & { path: string },
+): Promise<string | undefined> {
+  const about = { doing: `look at ${path} of`, container };
+  return connection.call(
+    { operation: 'read_container_link', ...about, deadlineMs: QUICK_MS, idempotent: true, ...options },
+    async (docker, abortSignal) => {
+      const response = await docker
+        .getContainer(container)
+        .infoArchive({ path, abortSignal })
+        .catch((error: unknown) => {
+          // A link that root has made inside may be longer than any of ours.
+          if (!saysThat.hasNone(error) && !saysThat.saysTooMuch(error)) throw error;
+        });
+      if (response === undefined) return undefined;
+      const { headers } = (response as IncomingMessage).resume();
+      return linkTargetOf(headers['x-docker-container-path-stat']);
+    },
+  );
+}
+
+const statSchema = z.object({ linkTarget: z.string().min(1) });
+
+function linkTargetOf(header: string | string[] | undefined): string | undefined {
+  try {
+    return statSchema.parse(JSON.parse(Buffer.from(String(header), 'base64').toString())).linkTarget;
+  } catch {
+    return undefined; // no link
+  }
 }
 
 /** The beginning of a stream, or all of it. */

@@ -138,6 +138,8 @@ export const saysThat = {
   wasBusyWithIt: (error: unknown) => /unable to remove filesystem.*directory not empty/i.test(readFault(error).text),
   hasThatName: (error: unknown) => /with the same name as its current name/i.test(readFault(error).text),
   hasNoSuchFile: (error: unknown) => /could not find the file|: not a directory/i.test(readFault(error).text),
+  /** In the headers of an answer, which the client ends then. */
+  saysTooMuch: (error: unknown) => readFault(error).code === 'HPE_HEADER_OVERFLOW',
   hasNone: (error: unknown) => readFault(error).statusCode === 404,
   overlaps: (error: unknown) => /pool overlaps/i.test(readFault(error).text),
   isConnected: (error: unknown) => /endpoint with name .* already exists/i.test(readFault(error).text),

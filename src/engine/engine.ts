@@ -287,6 +287,12 @@ export interface Engine {
     path: string,
     options: CallOptions & { readonly maxBytes: number },
   ): Promise<Buffer | undefined>;
+  /**
+   * Where a symbolic link in a container leads, whether that runs or not: an absolute path, at which there need be nothing.
+   * `undefined` where there is no link, or one of more than some 2000 bytes, or no container. It takes a fiftieth of what
+   * `readContainerFile` does.
+   */
+  readContainerLink(reference: string, path: string, options?: CallOptions): Promise<string | undefined>;
 
   /**
    * What happens to the containers that carry all of the labels, from when it is first read. It never ends but by

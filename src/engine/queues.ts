@@ -38,6 +38,7 @@ const QUEUE_OF: Readonly<Record<EngineOperation, Queue | undefined>> = {
   update_container: 'change',
   container_stats: undefined,
   read_container_file: undefined,
+  read_container_link: undefined,
   watch_containers: undefined,
   list_volumes: undefined,
   list_networks: undefined,

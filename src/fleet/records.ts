@@ -1,5 +1,5 @@
 import { RemoteError, type RemoteRecord } from '../channel/messages.js';
-import { parseRecordFile } from '../channel/record-file.js';
+import { parseRecordFile, parseRecordLink, type RecordFile } from '../channel/record-file.js';
 import type { SandboxConnections } from '../connections.js';
 import type { CallOptions, Engine } from '../engine/engine.js';
 import { isSandyardError, SandyardError, type ErrorCode } from '../errors.js';
@@ -138,6 +138,9 @@ export class Records {
 
   async #read(record: SandboxRecord): Promise<Pick<RemoteRecord, 'blob' | 'taken'> | undefined> {
     if (record.state !== 'running') return this.#readFile(record);
+    // What is there to be asked for is on disk before anybody is told of it, and a way in costs as much as fifty looks.
+    const noted = this.#parts.connections.isOpen(record.id) ? undefined : await this.#readLink(record);
+    if (noted !== undefined) return noted;
     try {
       return await this.ask(record, ({ channel }) => channel.record());
     } catch (error) {
@@ -146,7 +149,10 @@ export class Records {
     }
   }
 
-  async #readFile(record: SandboxRecord) {
+  /** From the disk. It is a file only where it is too long for a link. */
+  async #readFile(record: SandboxRecord): Promise<RecordFile | undefined> {
+    const noted = await this.#readLink(record);
+    if (noted !== undefined) return noted;
     const { engine } = this.#parts;
     const found = await engine.readContainerFile(record.containerId, RECORD_PATH, { maxBytes: MAX_RECORD_BYTES });
     if (found === undefined) return undefined;
@@ -154,6 +160,11 @@ export class Records {
     if (file !== undefined) return file;
     // It may well have been claimed: what isn't known must not count as nothing.
     throw unreadable(record);
+  }
+
+  async #readLink({ containerId }: SandboxRecord): Promise<RecordFile | undefined> {
+    const target = await this.#parts.engine.readContainerLink(containerId, RECORD_PATH);
+    return target === undefined ? undefined : parseRecordLink(target);
   }
 }
 

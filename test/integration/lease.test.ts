@@ -220,8 +220,9 @@ describe.each(RUNTIMES)('the record of a sandbox of %s', (runtime) => {
 
   it.concurrent('is on disk before it is answered for', async () => {
     await using sandbox = await start('--setup-ms=60000');
-    for (let round = 1; round <= 5; round++) {
-      const blob = Buffer.alloc(round * 6000, round);
+    // As a link or as a file, and as the one after the other.
+    for (const [round, length] of [0, 6000, 30_000, 2000, 2100, 2300, 32_768, 1].entries()) {
+      const blob = Buffer.alloc(length, round);
       const { version } = await sandbox.channel().setRecord({ ttlMs: LONG, lastMs: 2 * LONG, onExpiry: 'stop', blob });
       await sandbox.container.kill();
       const file = await sandbox.recordFile();

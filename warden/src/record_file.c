@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "loop.h"
@@ -14,6 +13,11 @@
 #define RECORD_FILE STATE_DIRECTORY "/record"
 #define NEW_RECORD_FILE STATE_DIRECTORY "/record.new"
 #define HEAD_MAX 256
+/* More than this is a file. What of a path of Linux's 4096 bytes is left is for the directory that the engine has it in. */
+#define LINKED_MAX 2200
+#define LINK_MAX 3072
+/* No name in a path is longer than 255. */
+#define SEGMENT 200
 /* Its first line, as PROTOCOL.md has it: format, checksum, and the fields that the checksum covers, as it does the
  * blob behind them. */
 #define FORMAT "sandyard-record 2 %08" PRIx32 " "
@@ -49,37 +53,110 @@ static int64_t from_wall(int64_t wall)
 	return wall == 0 ? NEVER : wall - wall_ms() + now_ms();
 }
 
-/*
- * Replaced by rename, and not synced: a record has to outlive managers, this process and the engine, and what has been
- * written to a file outlives those without it. With a sync PID 1, which all of the sandbox waits for, would wait for
- * whatever else is being written to the disk. What only a sync would keep it from is a loss of power: the file is then
- * the old one, the new one, or damaged, which the checksum tells.
- */
-int record_save(const struct record *record)
+static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/* What is a path of names that are nowhere. */
+static void to_target(char *target, const char *text, size_t length)
 {
-	int fd = open(NEW_RECORD_FILE, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-	char format[FORMAT_LENGTH + 1], fields[HEAD_MAX - FORMAT_LENGTH];
-	int length = snprintf(fields, sizeof fields, FIELDS, record->blob_length, record->version,
-			      to_wall(record->lease_ends), record->idle_ms, record->ttl_ms, record->on_expiry,
-			      to_wall(record->last_ends), record->taken);
-	uint32_t sum = checksum(checksum(0, fields, (size_t)length), record->blob, record->blob_length);
-	struct iovec parts[] = { { format, FORMAT_LENGTH },
-				 { fields, (size_t)length },
-				 { record->blob, record->blob_length } };
+	uint32_t bits = 0;
+	unsigned int kept = 0;
+	size_t written = 0;
+
+	for (size_t i = 0; i < length || kept > 0;) {
+		if (kept < 6 && i < length) {
+			bits = bits << 8 | (uint8_t)text[i++];
+			kept += 8;
+		} else if (kept < 6) {
+			bits <<= 6 - kept;
+			kept = 6;
+		}
+		kept -= 6;
+		if (written > 0 && written % SEGMENT == 0)
+			*target++ = '/';
+		*target++ = digits[bits >> kept & 63];
+		written++;
+	}
+	*target = '\0';
+}
+
+/* Returns how long the text is, or -1 where that is no such target. */
+static ssize_t from_target(char *text, const char *target, size_t length)
+{
+	uint32_t bits = 0;
+	unsigned int kept = 0;
+	ssize_t written = 0;
+
+	for (size_t i = 0; i < length; i++) {
+		const char *digit = target[i] ? strchr(digits, target[i]) : NULL;
+
+		if (target[i] == '/')
+			continue;
+		if (!digit)
+			return -1;
+		bits = bits << 6 | (uint32_t)(digit - digits);
+		kept += 6;
+		if (kept >= 8) {
+			kept -= 8;
+			text[written++] = (char)(bits >> kept);
+		}
+	}
+	return written;
+}
+
+static int save_link(const char *text, size_t length)
+{
+	char target[LINK_MAX];
+
+	to_target(target, text, length);
+	return symlink(target, NEW_RECORD_FILE) < 0 ? errno : 0;
+}
+
+static int save_file(const char *text, size_t length)
+{
+	int fd = open(NEW_RECORD_FILE, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	ssize_t written;
 	int error = 0;
 
 	if (fd < 0)
 		return errno;
-	snprintf(format, sizeof format, FORMAT, sum);
-	written = writev(fd, parts, 3);
+	written = write(fd, text, length);
 	if (written < 0)
 		error = errno;
-	else if ((size_t)written < FORMAT_LENGTH + (size_t)length + record->blob_length)
+	else if ((size_t)written < length)
 		error = ENOSPC;
-	else if (rename(NEW_RECORD_FILE, RECORD_FILE) < 0)
-		error = errno;
 	close(fd);
+	return error;
+}
+
+/*
+ * Where it fits it is the target of a symbolic link, which an engine reads by itself: for a file it has a process, which
+ * takes fifty times as long, and a manager that begins may read hundreds.
+ *
+ * Replaced by rename, and not synced: a record has to outlive managers, this process and the engine, and what has been
+ * written outlives those without it. With a sync PID 1, which all of the sandbox waits for, would wait for
+ * whatever else is being written to the disk. What only a sync would keep it from is a loss of power: the record is then
+ * the old one, the new one, or damaged, which the checksum tells.
+ */
+int record_save(const struct record *record)
+{
+	static char text[HEAD_MAX + BLOB_MAX];
+	char format[FORMAT_LENGTH + 1];
+	size_t length = FORMAT_LENGTH;
+	int error;
+
+	length += (size_t)snprintf(text + length, HEAD_MAX - FORMAT_LENGTH, FIELDS, record->blob_length,
+				   record->version, to_wall(record->lease_ends), record->idle_ms, record->ttl_ms,
+				   record->on_expiry, to_wall(record->last_ends), record->taken);
+	if (record->blob_length > 0)
+		memcpy(text + length, record->blob, record->blob_length);
+	length += record->blob_length;
+	snprintf(format, sizeof format, FORMAT, checksum(0, text + FORMAT_LENGTH, length - FORMAT_LENGTH));
+	memcpy(text, format, FORMAT_LENGTH);
+	/* One that was being written when the sandbox ended. */
+	unlink(NEW_RECORD_FILE);
+	error = length <= LINKED_MAX ? save_link(text, length) : save_file(text, length);
+	if (!error && rename(NEW_RECORD_FILE, RECORD_FILE) < 0)
+		error = errno;
 	if (error)
 		unlink(NEW_RECORD_FILE);
 	return error;
@@ -123,19 +200,30 @@ static bool parse(const char *text, size_t length, struct record *record)
 	return true;
 }
 
-enum loaded record_load(struct record *record)
+static ssize_t read_file(char *text)
 {
 	int fd = open(RECORD_FILE, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	struct record found = { 0 };
-	bool is_good;
 	ssize_t length;
-	char *text;
 
 	if (fd < 0)
-		return errno == ENOENT ? RECORD_ABSENT : RECORD_DAMAGED;
-	text = must(malloc(BLOB_MAX + HEAD_MAX + 1));
+		return -1;
 	length = read(fd, text, BLOB_MAX + HEAD_MAX);
 	close(fd);
+	return length;
+}
+
+enum loaded record_load(struct record *record)
+{
+	char target[LINK_MAX];
+	ssize_t length = readlink(RECORD_FILE, target, sizeof target);
+	struct record found = { 0 };
+	bool is_good;
+	char *text;
+
+	if (length < 0 && errno != EINVAL)
+		return errno == ENOENT ? RECORD_ABSENT : RECORD_DAMAGED;
+	text = must(malloc(BLOB_MAX + HEAD_MAX + 1));
+	length = length < 0 ? read_file(text) : from_target(text, target, (size_t)length);
 	text[length < 0 ? 0 : length] = '\0';
 	is_good = length > 0 && parse(text, (size_t)length, &found);
 	free(text);

@@ -2,7 +2,7 @@ import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { crc32 } from 'node:zlib';
 
-import { parseRecordFile } from '../../../src/channel/record-file.js';
+import { parseRecordFile, parseRecordLink } from '../../../src/channel/record-file.js';
 import { FakeRecord } from '../../fixtures/fake-record.js';
 
 /** A file with these fields, whose checksum is right unless it is given. */
@@ -93,5 +93,35 @@ describe('the file of a record', () => {
   it('is none where it is noise, and nothing throws', () => {
     const noise = fc.uint8Array({ maxLength: 300 }).map((bytes) => Buffer.from(bytes));
     fc.assert(fc.property(noise, (bytes) => parseRecordFile(bytes) === undefined));
+  });
+});
+
+describe('the link of a record', () => {
+  /** Where it leads, with names of at most 200 characters. */
+  const linkTo = (bytes: Buffer) => bytes.toString('base64url').replaceAll(/.{200}(?=.)/g, '$&/');
+
+  it.each([0, 1, 2, 500, 2000])('is read with a blob of %d bytes', (length) => {
+    const whole = file(`${length} 7 0 0 0 0 0 1`, { blob: 'b'.repeat(length) });
+    for (const directory of ['/var/lib/sandyard', '/somewhere/else', '']) {
+      expect(parseRecordLink(`${directory}/${linkTo(whole)}`)).toEqual(parseRecordFile(whole));
+    }
+    expect(parseRecordFile(whole)).toMatchObject({ version: 7n, taken: true });
+  });
+
+  it('is as the warden writes it: this is one of its own', () => {
+    const written =
+      '/var/lib/sandyard/c2FuZHlhcmQtcmVjb3JkIDIgZTUyNTQyMzAgNyAyIDE3OTUyMzU0MjA2MzcgMCA2MDAwMCAxIDE3OTUzMTgyMjA2MzcgMQp7ImEiOjF9';
+    expect(parseRecordLink(written)).toMatchObject({ version: 2n, onExpiry: 'stop', taken: true });
+  });
+
+  it.each([
+    ['elsewhere', '/tmp/elsewhere'],
+    ['nowhere', ''],
+    ['to a record that is cut', `/x/${linkTo(file('0 7 0 0 0 0 0 1')).slice(0, -4)}`],
+    ['to a record with something behind it', `/x/${linkTo(file('0 7 0 0 0 0 0 1'))}/more`],
+    ['to one with a wrong checksum', `/x/${linkTo(file('0 7 0 0 0 0 0 1', { sum: '00000000' }))}`],
+    ['to one without a directory', linkTo(file('0 7 0 0 0 0 0 1'))],
+  ])('is none where it leads %s', (_, target) => {
+    expect(parseRecordLink(target)).toBeUndefined();
   });
 });

@@ -143,3 +143,42 @@ describe('ends', () => {
     await expect.poll(() => closed).toBe(true);
   });
 });
+
+describe('where a link leads', () => {
+  const look = (answer: Answer) => {
+    daemon.handler = answers({ 'HEAD /containers/box/archive': answer });
+    return engine.readContainerLink('box', PATH);
+  };
+  const tells =
+    (stat: string | undefined): Answer =>
+    ({ response }) => {
+      if (stat !== undefined) response.setHeader('X-Docker-Container-Path-Stat', Buffer.from(stat).toString('base64'));
+      response.writeHead(200).end();
+    };
+
+  it('is in the headers of an answer without a body', async () => {
+    const linkTarget = `/${'a'.repeat(200)}/${'b'.repeat(2800)}`;
+    expect(await look(tells(JSON.stringify({ name: 'record', size: 3000, mode: 134_218_239, linkTarget })))).toBe(
+      linkTarget,
+    );
+    expect(daemon.requests.at(-1)?.path).toBe(`/containers/box/archive?path=${encodeURIComponent(PATH)}`);
+  });
+
+  it.each([
+    ['a file', tells(JSON.stringify({ name: 'record', size: 1, mode: 384, linkTarget: '' }))],
+    ['of which no more is told', tells(undefined)],
+    ['of which nonsense is told', tells('nonsense')],
+    ['of which something else is told', tells('{"linkTarget":5}')],
+    ['that is not there', [404, { message: 'No such container: box' }] satisfies Answer],
+  ])('is nowhere of %s', async (_, answer) => {
+    expect(await look(answer)).toBeUndefined();
+  });
+
+  it('is nowhere where an answer has no room for it, and the engine is not taken to be lost for that', async () => {
+    expect(await look(tells(JSON.stringify({ linkTarget: '\u0001'.repeat(4000) })))).toBeUndefined();
+  });
+
+  it('is not known where the engine fails', async () => {
+    await expect(look([500, { message: 'broken' }])).rejects.toMatchObject({ code: 'engine_error' });
+  });
+});

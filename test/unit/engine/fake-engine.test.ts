@@ -1,3 +1,4 @@
+import { basename } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
 import type { ContainerEvent } from '../../../src/engine/engine.js';
@@ -88,16 +89,25 @@ describe('the engine in memory', () => {
   it('has the files that it was given, and the record of the warden', async () => {
     const engine = new FakeEngine();
     const { id, files, warden } = engine.plant({ name: 'box', labels: {}, state: 'exited' });
+    const path = '/var/lib/sandyard/record';
     warden.record.blob = Buffer.from('the blob');
-    const record = await engine.readContainerFile(id, '/var/lib/sandyard/record', { maxBytes: 1000 });
-    expect(record?.toString()).toContain('the blob');
+    const target = await engine.readContainerLink(id, path);
+    expect(Buffer.from(basename(target ?? ''), 'base64url').toString()).toContain('the blob');
+    await expect(engine.readContainerFile(id, path, { maxBytes: 1000 })).rejects.toMatchObject({
+      code: 'engine_error',
+    });
+    warden.record.blob = Buffer.alloc(3000, 'x');
+    expect(await engine.readContainerLink(id, path)).toBeUndefined();
+    const record = await engine.readContainerFile(id, path, { maxBytes: 4000 });
+    expect(record?.toString()).toContain('x'.repeat(3000));
     expect(await engine.readContainerFile(id, '/none', { maxBytes: 1 })).toBeUndefined();
-    files.set('/some', 'text').set('/var/lib/sandyard/record', undefined);
+    files.set('/some', 'text').set(path, undefined);
     expect((await engine.readContainerFile(id, '/some', { maxBytes: 4 }))?.toString()).toBe('text');
     await expect(engine.readContainerFile(id, '/some', { maxBytes: 3 })).rejects.toMatchObject({
       code: 'engine_error',
     });
-    expect(await engine.readContainerFile(id, '/var/lib/sandyard/record', { maxBytes: 1 })).toBeUndefined();
+    expect(await engine.readContainerFile(id, path, { maxBytes: 1 })).toBeUndefined();
+    expect(await engine.readContainerLink(id, path)).toBeUndefined();
   });
 
   it('keeps volumes that are used', async () => {

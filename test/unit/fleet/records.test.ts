@@ -154,6 +154,21 @@ describe('a claim', () => {
     expect(await records.readClaim(record)).toEqual(claim);
   });
 
+  it('of one that runs is read without a way into it, unless there is one or it is too long', async () => {
+    const [short, long] = [claimOf(), claimOf({ env: { A: 'x'.repeat(3000) } })];
+    const { records, record, engine, warden } = world({ pool: 'k', claim: short });
+    expect(await records.readClaim(record)).toEqual(short);
+    expect([engine.count('readContainerLink'), engine.count('readContainerFile'), engine.count('openTunnel')]).toEqual([
+      1, 0, 0,
+    ]);
+    warden.record.blob = Buffer.from(JSON.stringify(long));
+    expect(await records.readClaim(record)).toEqual(long);
+    expect(await records.readClaim(record)).toEqual(long);
+    expect([engine.count('readContainerLink'), engine.count('readContainerFile'), engine.count('openTunnel')]).toEqual([
+      2, 0, 1,
+    ]);
+  });
+
   it.each(['running', 'exited', 'paused'] as const)('is none, of one that is %s', async (state) => {
     const { records, record, warden, container } = world({ state, pool: 'k' });
     expect(await records.readClaim(record)).toBeUndefined();
