@@ -14,8 +14,8 @@ import { Witness } from '../fixtures/many/witness.js';
 import { dockerClient, eventually, IMAGE, newOwner, RUN_ID, sleep, testDirectory } from '../fixtures/run.js';
 
 /**
- * How many sandboxes. The full size is 2000, which takes two CPUs a quarter of an hour: a container is started and removed
- * in a third of a second, whoever waits for it. So each change is tested with fewer.
+ * How many sandboxes. The full size is 2000, which takes two CPUs a quarter of an hour: besides making and removing them,
+ * a way into each is made by every manager that uses it, again after each kill. So each change is tested with fewer.
  */
 const SANDBOXES = Number(process.env['SANDYARD_TEST_SANDBOXES'] ?? 150);
 const SEED = Number(process.env['SANDYARD_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
