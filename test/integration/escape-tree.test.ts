@@ -68,18 +68,34 @@ describe.each(RUNTIMES)('ending a command with all that it started, in a sandbox
     });
   }
 
+  /**
+   * On gVisor one of the nine is at times missing, or the main one ended by a signal, before anything is to be ended. Why
+   * isn't known; nothing of what ending does is to be seen then. So it is told, and tried again.
+   */
+  async function startEscaped(name: string, { main, start }: { main: (mark: number) => string; start: Way }) {
+    for (let tries = runtime === 'runsc' ? 3 : 1; ; tries -= 1) {
+      const mark = (marks += 1);
+      const end = await start(sandbox, `${escape(mark)}\n${main(mark)}`);
+      try {
+        await hasEscaped(mark);
+        return { name, mark, end };
+      } catch (error) {
+        if (tries === 1) throw error;
+        console.warn(`tried again: ${String(error)}`);
+        await end().catch(() => {}); // the main one may have ended, and not as it is to
+      }
+    }
+  }
+
   it.each(Object.entries(WAYS))('leaves nothing after %s, and a neighbour in peace', async (_name, start) => {
     const neighbour = await sandbox.spawn(['sh', '-c', 'echo up; read line; sleep 0.1 & wait; exit 7'], {
       stdin: 'pipe',
     });
     await untilPrinted(neighbour, 'up');
-    const commands = Object.entries(MAINS).map(([name, main]) => {
-      const mark = (marks += 1);
-      return { name, mark, command: `${escape(mark)}\n${main(mark)}` };
-    });
-    const ends = await Promise.all(commands.map(({ command }) => start(sandbox, command)));
-    await Promise.all(commands.map(({ mark }) => hasEscaped(mark)));
-    await Promise.all(ends.map((end) => end()));
+    const commands = await Promise.all(
+      Object.entries(MAINS).map(([name, main]) => startEscaped(name, { main, start })),
+    );
+    await Promise.all(commands.map(({ end }) => end()));
 
     for (const { name, mark } of commands) expect([name, await count(mark)]).toEqual([name, 0]);
     await neighbour.write('go on\n');
