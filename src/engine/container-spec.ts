@@ -78,9 +78,9 @@ export function toCreateOptions(spec: ContainerSpec): Docker.ContainerCreateOpti
 
 /**
  * Whether the runtime alone makes the network namespace, with loopback in it: all that a sandbox without a network needs.
- * The engine's own network `none` comes to the same, and takes more than half of a start; and with containers that come
- * and go at once, engines before 20.10.27 end up waiting for themselves in it. But only the engine can put names such as
- * `localhost` into a root that can't be written to.
+ * The engine's own network `none` comes to the same, and takes a third to more than half of a start; and where containers
+ * come and go at once, engines before 20.10.27 can deadlock in it. But only the engine can put names such as `localhost`
+ * into a root that can't be written to.
  */
 function isLeftToRuntime({ network, egress, readOnly }: ContainerSpec): boolean {
   return network === 'none' && egress === undefined && readOnly === undefined;
