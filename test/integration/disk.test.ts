@@ -154,6 +154,25 @@ for i in $(seq 4); do head -c 100000000 /dev/zero > f$i & done; wait`;
     const { outcome } = await sandbox.exec(['sh', '-c', script], { timeoutMs: 120_000 });
     expect(outcome).toBe('disk_full');
   });
+
+  /** Whoever waits for a child is told by the kernel that it was stopped and went on, however short that was. */
+  it('halts nothing for a count that takes long, while little is written', async () => {
+    const sandbox = await bounded({ cpuLimit: 0.25, inodesLimit: 100_000 });
+    await sandbox.exec(['sh', '-c', 'cd /workspace; for i in $(seq 2500); do : > f$i; done']);
+    const before = await used(sandbox);
+    const script = `
+import os, subprocess, time
+child = subprocess.Popen(['sleep', '600'])
+for _ in range(${runtime === 'runsc' ? 0 : 24}): subprocess.Popen(['sh', '-c', 'while :; do :; done'])
+with open('/workspace/little', 'wb') as file: file.write(bytes(${MIB}))
+time.sleep(13) # it is counted 10 s after it was the last time
+seen = os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+print('halted' if seen else 'left alone')
+`;
+    const { stdout, outcome } = await sandbox.exec(['python3', '-c', script]);
+    expect([stdout, outcome]).toEqual(['left alone\n', 'exited']);
+    expect(await used(sandbox)).toBeGreaterThanOrEqual(before + MIB);
+  });
 });
 
 function stopper() {

@@ -19,8 +19,11 @@
 #define SELDOM_MS 10000
 /* Once nothing runs any more. */
 #define AT_REST_MS 1000
-/* What takes longer gets too little of the CPU, or there is much to see: what runs is halted meanwhile. */
+/* What takes longer gets too little of the CPU, or there is much to see: what runs is halted meanwhile, once it has
+ * written. */
 #define SLOW_MS 500
+/* What neighbours free may have hidden that. */
+#define TOO_SLOW_MS 5000
 /* Then it is done without, and all goes on. */
 #define GIVE_UP_MS 30000
 /* So much must have gone at the least. */
@@ -131,8 +134,11 @@ static void end_writers(struct timer *timer)
 
 static void halt(void)
 {
+	if (halted)
+		mark_signal_all(SIGSTOP, is_spared); /* what somebody has had go on */
+	else
+		mark_stop_all(is_spared);
 	halted = true;
-	mark_signal_all(SIGSTOP, is_spared);
 	/* Somebody may have halted it. */
 	if (measurer)
 		kill(measurer, SIGCONT);
@@ -141,7 +147,7 @@ static void halt(void)
 static void let_go_on(void)
 {
 	if (halted)
-		mark_signal_all(SIGCONT, is_spared);
+		kill(-1, SIGCONT);
 	halted = false;
 }
 
@@ -156,6 +162,15 @@ static bool has_gone(uint64_t before, uint64_t now, uint64_t left, uint64_t leas
 	uint64_t enough = left / 4 > least ? left / 4 : least;
 
 	return before > now && before - now >= enough;
+}
+
+static bool has_much_gone(const struct disk_use *free_now)
+{
+	struct disk_use left = { bound.most.bytes - smaller(used.bytes, bound.most.bytes),
+				 bound.most.inodes - smaller(used.inodes, bound.most.inodes) };
+
+	return has_gone(free_then.bytes, free_now->bytes, left.bytes, LEAST_BYTES) ||
+	       has_gone(free_then.inodes, free_now->inodes, left.inodes, LEAST_INODES);
 }
 
 /* What is full when the sandbox is started again is no fault of what runs, which may be about to remove it. */
@@ -285,10 +300,16 @@ static bool is_due(struct disk_use free_now)
 		return false;
 	if (full)
 		return age >= 2 * LOOK_MS && (busy || !settled);
-	if (has_gone(free_then.bytes, free_now.bytes, bound.most.bytes - used.bytes, LEAST_BYTES) ||
-	    has_gone(free_then.inodes, free_now.inodes, bound.most.inodes - used.inodes, LEAST_INODES))
+	if (has_much_gone(&free_now))
 		return busy || !settled;
 	return age >= (busy ? SELDOM_MS : AT_REST_MS) && (busy || !settled);
+}
+
+static bool must_halt(int64_t age)
+{
+	struct disk_use free_now;
+
+	return age >= TOO_SLOW_MS || (age >= SLOW_MS && (!read_free(&free_now) || has_much_gone(&free_now)));
 }
 
 static void on_look(struct timer *timer)
@@ -297,9 +318,11 @@ static void on_look(struct timer *timer)
 	bool changed;
 
 	if (answer.fd >= 0) {
-		if (now_ms() - begun_ms >= GIVE_UP_MS && measurer)
+		int64_t age = now_ms() - begun_ms;
+
+		if (age >= GIVE_UP_MS && measurer)
 			kill(measurer, SIGKILL);
-		else if (now_ms() - begun_ms >= SLOW_MS)
+		else if (halted || must_halt(age))
 			halt();
 	} else if (read_free(&free_now)) {
 		changed = free_now.bytes != free_then.bytes || free_now.inodes != free_then.inodes;

@@ -180,6 +180,19 @@ int mark_signal_all(int signal, bool (*is_spared)(pid_t pid))
 	return signal_chosen(is_of_sandbox, (struct chosen){ .is_spared = is_spared }, signal);
 }
 
+static bool is_left_alone(const char *pid, const struct chosen *chosen)
+{
+	return !is_of_sandbox(pid, chosen);
+}
+
+/* All in one call: where a process ends, or leaves its group, while another of the group is already stopped, the kernel
+ * may send the group SIGHUP. Linux does when that makes it an orphan (POSIX.1-2017, _exit), gVisor whenever it is one. */
+void mark_stop_all(bool (*is_spared)(pid_t pid))
+{
+	kill(-1, SIGSTOP);
+	signal_chosen(is_left_alone, (struct chosen){ .is_spared = is_spared }, SIGCONT);
+}
+
 gid_t mark_new(void)
 {
 	/* Once all have been given out, the next one may still be in use. */
