@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "loop.h"
@@ -18,6 +19,10 @@
 #define LINK_MAX 3072
 /* No name in a path is longer than 255. */
 #define SEGMENT 200
+/* The kernel's header for it doesn't go with the C library's. */
+#define EXCHANGE 2u
+/* Whoever changes it is likely to use the sandbox next. */
+#define TIDY_MS 100
 /* Its first line, as PROTOCOL.md has it: format, checksum, and the fields that the checksum covers, as it does the
  * blob behind them. */
 #define FORMAT "sandyard-record 2 %08" PRIx32 " "
@@ -128,6 +133,30 @@ static int save_file(const char *text, size_t length)
 	return error;
 }
 
+static int save_new(const char *text, size_t length)
+{
+	return length <= LINKED_MAX ? save_link(text, length) : save_file(text, length);
+}
+
+static void on_tidy(struct timer *timer)
+{
+	(void)timer;
+	unlink(NEW_RECORD_FILE);
+}
+
+/* What was there is put aside, and removed when nobody waits: to free it can take a file system longer than all else. */
+static int put_in_place(void)
+{
+	static struct timer tidy_timer = { .fire = on_tidy };
+
+	if (syscall(SYS_renameat2, AT_FDCWD, NEW_RECORD_FILE, AT_FDCWD, RECORD_FILE, EXCHANGE) == 0) {
+		timer_set(&tidy_timer, TIDY_MS);
+		return 0;
+	}
+	/* It is the first, or can't be exchanged here, as in gVisor. */
+	return rename(NEW_RECORD_FILE, RECORD_FILE) < 0 ? errno : 0;
+}
+
 /*
  * Where it fits it is the target of a symbolic link, which an engine reads by itself: for a file it has a process, which
  * takes fifty times as long, and a manager that begins may read hundreds.
@@ -152,11 +181,14 @@ int record_save(const struct record *record)
 	length += record->blob_length;
 	snprintf(format, sizeof format, FORMAT, checksum(0, text + FORMAT_LENGTH, length - FORMAT_LENGTH));
 	memcpy(text, format, FORMAT_LENGTH);
-	/* One that was being written when the sandbox ended. */
-	unlink(NEW_RECORD_FILE);
-	error = length <= LINKED_MAX ? save_link(text, length) : save_file(text, length);
-	if (!error && rename(NEW_RECORD_FILE, RECORD_FILE) < 0)
-		error = errno;
+	error = save_new(text, length);
+	if (error == EEXIST) {
+		/* One that was put aside, or was being written when the sandbox ended. */
+		unlink(NEW_RECORD_FILE);
+		error = save_new(text, length);
+	}
+	if (!error)
+		error = put_in_place();
 	if (error)
 		unlink(NEW_RECORD_FILE);
 	return error;
