@@ -1,3 +1,4 @@
+import { RemoteError } from '../channel/messages.js';
 import type { SandboxConnections } from '../connections.js';
 import type { EngineClock } from '../record/engine-clock.js';
 import type { Egress } from '../egress/egress.js';
@@ -14,7 +15,7 @@ import { toRecord, type SandboxRecord } from '../record/record.js';
 import { silentTelemetry } from '../telemetry.js';
 import type { WardenDelivery } from '../warden.js';
 
-/** A file that is written to a sandbox that was just made. */
+/** What is done in a sandbox that was just made. */
 const CALL_MS = 30_000;
 /** What could not be removed is tried again after so long, and then after twice as long each time. */
 const RETRY_MS = 1000;
@@ -71,6 +72,7 @@ export class Creation {
       if (record.warm) {
         // With its lease anybody may claim it, so that comes last, and what has one is not removed.
         await engine.verifyContainer(containerId, spec);
+        await this.#tryOut(record);
         checkWanted();
         shared = true;
         await this.#lease(record);
@@ -103,6 +105,33 @@ export class Creation {
       // It ended after it was looked at: another look tells why.
       if (isSandyardError(error, 'wrong_state')) await engine.verifyContainer(record.containerId, spec);
       throw error;
+    }
+  }
+
+  /**
+   * Runs a command in a warm one, so that the first of its caller finds looked up what programs need, which takes a file
+   * system of layers a while. What can't be started may be missing in the image: that is its caller's to know.
+   */
+  async #tryOut(record: SandboxRecord): Promise<void> {
+    const held = this.#parts.connections.hold(record);
+    const remote = held.channel.spawn({
+      id: 'try-out',
+      argv: ['sh', '-c', ':'],
+      cwd: record.workdir,
+      env: [],
+      ...toUserIds(record.user),
+      timeoutMs: CALL_MS,
+      graceMs: 0,
+      forget: true,
+    });
+    remote.discard();
+    try {
+      await remote.exit;
+    } catch (error) {
+      if (!(error instanceof RemoteError)) throw error;
+    } finally {
+      remote.detach();
+      held.release();
     }
   }
 

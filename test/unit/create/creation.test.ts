@@ -101,23 +101,46 @@ function thrown(): never {
   throw new SandyardError('manager_closed', 'Closed.');
 }
 
+it('leaves a warm one whose lease may have been set', async () => {
+  const { creation, plan, engine, log } = world();
+  engine.after.startContainer = (name) => mute(engine.find(name), FrameType.recordSet, 28);
+  await expect(creation.make(plan('pool'))).rejects.toMatchObject({ name: 'SandyardError' });
+  expect(engine.containers.size).toBe(1);
+  expect(log.warn).toHaveBeenCalledOnce();
+});
+
 it.each([
   ['gives up', new SandyardError('engine_timeout', 'Late.')],
   ['fails', new SandyardError('channel_failed', 'Odd.')],
 ])(
-  'leaves a warm one whose lease may have been set when the way to it %s',
+  'removes a warm one that nobody can have yet when the way to it %s',
   async (_, error) => {
-    const { creation, plan, engine, log } = world();
+    const { creation, plan, engine } = world();
     engine.before.startContainer = (name) => engine.find(name).warden.cut();
     engine.before.openTunnel = () => {
       throw error;
     };
-    await expect(creation.make(plan('pool'))).rejects.toMatchObject({ name: 'SandyardError' });
-    expect(engine.containers.size).toBe(1);
-    expect(log.warn).toHaveBeenCalledOnce();
+    await expect(creation.make(plan('pool'))).rejects.toMatchObject({ code: error.code });
+    expect(engine.containers.size).toBe(0);
   },
   20_000,
 );
+
+it('has run a command in a warm one before it can be claimed, where there is a shell', async () => {
+  const { creation, plan, engine } = world();
+  let before: number | undefined;
+  engine.after.startContainer = (name) => {
+    const { warden } = engine.find(name);
+    warden.intercept = ({ type, stream }, tunnel) => {
+      if (type === FrameType.recordSet) before = warden.count('spawn');
+      if (type !== FrameType.spawn) return false;
+      tunnel.send(answer.error(stream, { errno: 2, stage: 4, text: 'sh' }));
+      return true;
+    };
+  };
+  await creation.make(plan('pool'));
+  expect(before).toBe(1);
+});
 
 it('removes a warm one that is not what it should be, and that nobody can have yet', async () => {
   const { creation, plan, engine } = world();
