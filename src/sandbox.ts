@@ -314,8 +314,13 @@ export class Sandbox implements AsyncDisposable {
     }
   }
 
-  #look(signal: AbortSignal | undefined): Promise<ContainerDetails> {
-    return this.#context.engine.inspectContainer(this.#record.containerId, { signal });
+  async #look(signal: AbortSignal | undefined): Promise<ContainerDetails> {
+    const { engine, connections } = this.#context;
+    const details = await engine.inspectContainer(this.#record.containerId, { signal });
+    // Whoever is told that it stands still is told so of the next call, too: the engine's event may come later than that,
+    // and what was sent into one that is paused is waited for.
+    if (details.state !== 'running') connections.cut(this.id);
+    return details;
   }
 
   #show(details: ContainerDetails): SandboxInfo {

@@ -85,6 +85,17 @@ describe('start and stop', () => {
     expect((await sandbox.stop()).expiresAt).toEqual(expiresAt);
     expect((await sandbox.start()).expiresAt).toEqual(expiresAt);
   });
+
+  it.each(['paused', 'exited'] as const)(
+    'have commands refused once it was seen %s, before the engine tells of it',
+    async (state) => {
+      const { sandbox, container, warden } = await create();
+      container.state = state;
+      warden.stall();
+      expect((await sandbox.inspect()).state).toBe(state);
+      await expect(sandbox.exec(['true'])).rejects.toMatchObject({ code: 'wrong_state' });
+    },
+  );
 });
 
 describe('a signal that many calls share', () => {
