@@ -9,7 +9,7 @@ import { engineUnavailable, translateEngineError, WARDEN_HINT } from './engine-e
 const SETTLE_MS = 1000;
 
 /** What an engine says when it is the container that isn't there any more; some of it is about files, too. */
-const CONTAINER_GONE = /namespace path|executing setns|stopped (container|state)/;
+const CONTAINER_GONE = /namespace path|executing setns|stopped (container|state)|in state stopped/;
 
 /** What the command ends with when nobody takes the tunnel in the sandbox (sysexits.h). */
 const EX_UNAVAILABLE = 69;

@@ -53,6 +53,16 @@ async function scripted({ run, refusal, create, exec = {}, container = {} }: Scr
 }
 let sent: Record<string, unknown>[] = [];
 
+/** A container that shows as running yet when it has stopped. */
+function stopping(): object {
+  let looks = 0;
+  return {
+    get State() {
+      return { Running: (looks += 1) <= 2 };
+    },
+  };
+}
+
 /** Ends a connection as an engine does that is killed: with input left unread. */
 function abandon(socket: Socket): void {
   setTimeout(() => socket.destroy(), 50);
@@ -322,15 +332,17 @@ describe('a tunnel that ends before anything came', () => {
       { run: (socket) => socket.end(), exec: { ExitCode: 137 }, container: notRunning },
       { code: 'wrong_state' },
     ],
-    [
-      'the container stopped while the program was started',
-      {
-        run: (socket) => socket.end(frame(1, 'OCI runtime exec failed: cannot exec in a stopped state: unknown\r\n')),
-        exec: { ExitCode: 126, Pid: 0 },
-        container: notRunning,
-      },
-      { code: 'wrong_state' },
-    ],
+    ...['cannot exec in a stopped state', 'cannot execute in container "c1" in state stopped'].map(
+      (said): [what: string, script: Script, expected: object] => [
+        `the container stopped while the program was started: ${said}`,
+        {
+          run: (socket) => socket.end(frame(1, `OCI runtime exec failed: ${said}: unknown\r\n`)),
+          exec: { ExitCode: 126, Pid: 0 },
+          container: stopping(),
+        },
+        { code: 'wrong_state' },
+      ],
+    ),
     [
       'the container is gone',
       { run: (socket) => socket.end(), exec: 404, container: 404 },
