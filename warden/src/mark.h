@@ -20,7 +20,7 @@ bool mark_left(gid_t mark, bool (*is_main)(pid_t pid));
 /* Sends the signal to whatever runs but PID 1, what the engine has brought in, and what is spared. Returns how many there
  * are. */
 int mark_signal_all(int signal, bool (*is_spared)(pid_t pid));
-/* Stops whatever runs but those: they are stopped for a moment, too. All goes on by kill(-1, SIGCONT). */
+/* Stops the same, all at once: those others stand still for a moment, too. All goes on by kill(-1, SIGCONT). */
 void mark_stop_all(bool (*is_spared)(pid_t pid));
 
 #endif
