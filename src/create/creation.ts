@@ -15,7 +15,7 @@ import { toRecord, type SandboxRecord } from '../record/record.js';
 import { silentTelemetry } from '../telemetry.js';
 import type { WardenDelivery } from '../warden.js';
 
-/** What is done in a sandbox that was just made. */
+/** How long each thing that is done in a sandbox which was just made may take. */
 const CALL_MS = 30_000;
 /** What could not be removed is tried again after so long, and then after twice as long each time. */
 const RETRY_MS = 1000;
@@ -109,8 +109,8 @@ export class Creation {
   }
 
   /**
-   * Runs a command in a warm one, so that the first of its caller finds looked up what programs need, which takes a file
-   * system of layers a while. What can't be started may be missing in the image: that is its caller's to know.
+   * Runs a command in a warm one: so one that there is no way into is found while nobody can have it, and its caller's first
+   * command needn't wait for a file system of layers to look up what programs need. An image may have no shell.
    */
   async #tryOut(record: SandboxRecord): Promise<void> {
     const held = this.#parts.connections.hold(record);

@@ -68,22 +68,18 @@ describe.each(RUNTIMES)('ending a command with all that it started, in a sandbox
     });
   }
 
-  async function startEscaped(name: string, { main, start }: { main: (mark: number) => string; start: Way }) {
-    const mark = (marks += 1);
-    const end = await start(sandbox, `${escape(mark)}\n${main(mark)}`);
-    await hasEscaped(mark);
-    return { name, mark, end };
-  }
-
   it.each(Object.entries(WAYS))('leaves nothing after %s, and a neighbour in peace', async (_name, start) => {
     const neighbour = await sandbox.spawn(['sh', '-c', 'echo up; read line; sleep 0.1 & wait; exit 7'], {
       stdin: 'pipe',
     });
     await untilPrinted(neighbour, 'up');
-    const commands = await Promise.all(
-      Object.entries(MAINS).map(([name, main]) => startEscaped(name, { main, start })),
-    );
-    await Promise.all(commands.map(({ end }) => end()));
+    const commands = Object.entries(MAINS).map(([name, main]) => {
+      const mark = (marks += 1);
+      return { name, mark, command: `${escape(mark)}\n${main(mark)}` };
+    });
+    const ends = await Promise.all(commands.map(({ command }) => start(sandbox, command)));
+    await Promise.all(commands.map(({ mark }) => hasEscaped(mark)));
+    await Promise.all(ends.map((end) => end()));
 
     for (const { name, mark } of commands) expect([name, await count(mark)]).toEqual([name, 0]);
     await neighbour.write('go on\n');
