@@ -69,7 +69,7 @@ export function assemble(options: ManagerOptions, { changed, remove, removed, ch
   const leases = new KnownLeases();
   const lifecycle = new LifecycleEvents();
   const connections = new SandboxConnections(engine, (record) => waking.wake(record));
-  const records = new Records({ engine, connections, leases, log });
+  const records = new Records({ engine, connections, leases, clock, log });
   const waking = new Waking({ engine, records, clock, lifecycle, log });
   const inventory = new Inventory({
     engine,
@@ -112,6 +112,7 @@ export function assemble(options: ManagerOptions, { changed, remove, removed, ch
   const warm = new WarmSandboxes({
     ...common,
     isolating,
+    look: (record) => records.look(record),
     pools: toPools(options.pool ?? { ...defaults.pool }),
     whenThereIsRoom: (wanted, make) => admission.whenThereIsRoom(wanted, make),
     remove,

@@ -3,7 +3,9 @@ import type { SandboxConnections } from '../connections.js';
 import { withContext } from '../context.js';
 import { Filling, type PoolKind } from './filling.js';
 import type { Inventory } from '../fleet/inventory.js';
+import type { SeenRecord } from '../fleet/records.js';
 import type { Log } from '../log.js';
+import type { EngineClock } from '../record/engine-clock.js';
 import { claimedAs, decodeClaim, DISCARDED, encodeClaim, type Claim, type SandboxRecord } from '../record/record.js';
 import type { Telemetry } from '../telemetry.js';
 
@@ -19,14 +21,23 @@ const RENAME_AFTER_MS = 100;
  * at once.
  */
 const RENAME_OTHERS_AFTER_MS = 3000;
+/**
+ * How old one is when a manager that hasn't made it makes itself a way in, which costs the engine as much as a start: most
+ * are claimed by their maker before that.
+ */
+const ENTERED_AT_MS = 5000;
+const DOES_NOT_ANSWER = 'a warm sandbox does not answer';
 /** What is done for the pool, whoever's claim has brought it about. */
 const ON_NOBODYS_BEHALF = { actor: 'pool', requestId: undefined, traceId: undefined, spanId: undefined };
 
 interface PoolParts {
   readonly inventory: Inventory;
   readonly connections: SandboxConnections;
+  readonly clock: EngineClock;
   readonly log: Log;
   readonly telemetry: Telemetry;
+  /** Reads the record of one, without a way into it being made unless it takes one. */
+  readonly look: (record: SandboxRecord) => Promise<SeenRecord | undefined>;
   /** The kinds that are to be kept, as they are now: another image under the same name is another kind. */
   readonly kinds: () => Promise<readonly PoolKind[]>;
   /** Makes one, ready and with the pool's lease; `undefined` when there is no room for it now. */
@@ -37,6 +48,13 @@ interface PoolParts {
   readonly rename: (record: SandboxRecord) => Promise<void>;
 }
 
+/** A warm sandbox that can be claimed, as last seen. */
+interface Seen {
+  /** Of its record. */
+  readonly version: bigint;
+  readonly renewAt: number;
+}
+
 /**
  * Warm sandboxes: made before anybody asks. All managers of an owner share those of the same kind. Which manager gets one
  * is decided by its warden: a claim is written to its record, if that is still as it was, before it is answered; so a claim
@@ -44,8 +62,8 @@ interface PoolParts {
  */
 export class Pool {
   readonly #parts: PoolParts;
-  /** The version of the record of each warm sandbox, as last seen; and when it is to be renewed. By id. */
-  readonly #seen = new Map<string, { version: bigint; renewAt: number }>();
+  /** By id. */
+  readonly #seen = new Map<string, Seen>();
   /** Those that this manager is claiming or removing, or of which it doesn't know whether it has claimed them. */
   readonly #taken = new Set<string>();
   readonly #own = new Set<string>();
@@ -74,8 +92,13 @@ export class Pool {
     return this.#filling.size;
   }
 
+  /** How many can be claimed at once: there is a way in. */
   get ready(): number {
-    return this.#kinds.reduce((sum, { key }) => sum + this.#members(key).length, 0);
+    const { connections } = this.#parts;
+    return this.#kinds.reduce(
+      (sum, { key }) => sum + this.#members(key).filter(({ id }) => connections.isOpen(id)).length,
+      0,
+    );
   }
 
   start(): void {
@@ -115,7 +138,8 @@ export class Pool {
     if (!inventory.live) return undefined;
     const until = performance.now() + ANSWER_MS;
     // Its own first: two managers that claim at once are seldom in each other's way then.
-    const members = this.#members(key).toSorted((a, b) => Number(this.#own.has(b.id)) - Number(this.#own.has(a.id)));
+    const rank = (id: string) => (this.#own.has(id) ? 2 : Number(connections.isOpen(id)));
+    const members = this.#members(key).toSorted((a, b) => rank(b.id) - rank(a.id));
     for (const { id } of members) {
       const [record, seen] = [inventory.find(id), this.#seen.get(id)];
       const leftMs = until - performance.now();
@@ -223,10 +247,26 @@ export class Pool {
       if (this.#own.has(id)) await this.#discard(id);
       return;
     }
+    if (!this.#seen.has(id)) await this.#adopt(record);
     const seen = this.#seen.get(id);
-    if (seen === undefined) return this.#adopt(record);
+    if (seen === undefined) return;
     const isSurplus = this.#members(kind.key).length > this.#filling.target(kind);
     if (seen.renewAt <= performance.now() && !isSurplus) await this.#renew(record, seen.version);
+    else await this.#enterAged(record);
+  }
+
+  async #enterAged(record: SandboxRecord): Promise<void> {
+    const { connections, clock, log } = this.#parts;
+    const ageMs = clock.now().getTime() - record.agesFrom.getTime();
+    if (connections.isOpen(record.id) || ageMs < ENTERED_AT_MS) return;
+    const held = connections.hold(record);
+    try {
+      await within(held.channel.open());
+    } catch (error) {
+      log.debug({ sandbox: record.id, error }, DOES_NOT_ANSWER);
+    } finally {
+      held.release();
+    }
   }
 
   /** Takes in one that this manager has made. */
@@ -239,7 +279,9 @@ export class Pool {
   /** Gets to know one, whoever made it. One that turns out to be claimed is helped to its name. */
   async #adopt(record: SandboxRecord): Promise<void> {
     try {
-      const { version, blob, taken, leaseLeftMs } = await readRecord(this.#parts.connections, record);
+      const found = await within(this.#parts.look(record));
+      if (found === undefined) return;
+      const { version, blob, taken, leaseLeftMs } = found;
       const claim = decodeClaim(blob);
       if (claim !== undefined) {
         const claimed = claimedAs(this.#parts.inventory.find(record.id) ?? record, claim);
@@ -250,7 +292,7 @@ export class Pool {
         this.#seen.set(record.id, { version, renewAt: renewalOf(leaseLeftMs) });
       }
     } catch (error) {
-      this.#parts.log.debug({ sandbox: record.id, error }, 'a warm sandbox does not answer');
+      this.#parts.log.debug({ sandbox: record.id, error }, DOES_NOT_ANSWER);
     }
   }
 

@@ -9,6 +9,7 @@ import { toShmBytes } from '../engine/container-spec.js';
 import type { CallOptions, Engine } from '../engine/engine.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import type { Inventory } from '../fleet/inventory.js';
+import type { SeenRecord } from '../fleet/records.js';
 import type { Log } from '../log.js';
 import { planSandbox, type SandboxPlan } from './plan.js';
 import type { PoolKind } from './filling.js';
@@ -72,6 +73,8 @@ interface WarmParts {
   readonly image: string;
   readonly limits: Limits;
   readonly pools: readonly PoolOptions[];
+  /** Reads the record of one, without a way into it being made unless it takes one. */
+  readonly look: (record: SandboxRecord) => Promise<SeenRecord | undefined>;
   /** Runs `make` when there is room for another sandbox that nobody waits for; `undefined` when there is none. */
   readonly whenThereIsRoom: <T>(limits: SandboxTraits['limits'], make: () => Promise<T>) => Promise<T | undefined>;
   readonly remove: (record: SandboxRecord) => Promise<void>;
@@ -90,32 +93,16 @@ export class WarmSandboxes {
 
   /** Throws `validation_failed` and `limit_exceeded` for options that no sandbox can be made with. */
   constructor(parts: WarmParts) {
-    const {
-      engine,
-      inventory,
-      connections,
-      log,
-      telemetry,
-      remove,
-      claimed,
-      owner,
-      image: defaultImage,
-      limits,
-    } = parts;
+    const { engine, isolating, owner, image: defaultImage, limits } = parts;
     this.#parts = parts;
     this.#wanted = parts.pools.map(({ size, max = size, ...options }) => {
-      const given = parts.isolating.check(parseInput(poolOptionsSchema, options, 'pool options'));
+      const given = isolating.check(parseInput(poolOptionsSchema, options, 'pool options'));
       if (given.profile === 'dev') throw claimsCanBeForged();
       planSandbox(given, { id: '', owner, image: defaultImage, limits });
       return { min: size, max: Math.max(size, max), given };
     });
     this.#pool = new Pool({
-      inventory,
-      connections,
-      log,
-      telemetry,
-      remove,
-      claimed,
+      ...parts,
       kinds: () => this.#findKinds(),
       make: (kind, signal) => this.#make(kind, signal),
       rename: (record) => engine.renameContainer(record.containerId, record.name),

@@ -3,6 +3,7 @@ import { parseRecordFile, parseRecordLink, type RecordFile } from '../channel/re
 import type { SandboxConnections } from '../connections.js';
 import type { CallOptions, Engine } from '../engine/engine.js';
 import { isSandyardError, SandyardError, type ErrorCode } from '../errors.js';
+import type { EngineClock } from '../record/engine-clock.js';
 import type { KnownLeases } from '../record/leases.js';
 import type { Log } from '../log.js';
 import type { HeldChannel } from '../process/remote-run.js';
@@ -25,10 +26,14 @@ const UNREACHABLE: readonly ErrorCode[] = [
   'engine_timeout',
 ];
 
+/** What of a record is the same wherever it was read. */
+export type SeenRecord = Pick<RemoteRecord, 'version' | 'leaseLeftMs' | 'taken' | 'blob'>;
+
 interface RecordsParts {
   readonly engine: Engine;
   readonly connections: SandboxConnections;
   readonly leases: KnownLeases;
+  readonly clock: EngineClock;
   readonly log: Log;
 }
 
@@ -115,28 +120,8 @@ export class Records {
     return (await this.#readFile(record))?.leaseEndsAt ?? undefined;
   }
 
-  /** What a warm sandbox was claimed as; `undefined` when nobody has claimed it. */
-  async readClaim(record: SandboxRecord): Promise<Claim | undefined> {
-    const found = await this.#read(record);
-    try {
-      return found && decodeClaim(found.blob);
-    } catch (error) {
-      throw unreadable(record, error);
-    }
-  }
-
-  /** Whether it was ever given to anybody: what was not ends by itself, minutes after it was made. */
-  async isTaken(record: SandboxRecord): Promise<boolean> {
-    if (record.state === 'created') return false;
-    try {
-      return (await this.#read(record))?.taken ?? false;
-    } catch (error) {
-      if (isSandyardError(error, 'sandbox_not_found')) return false;
-      throw error;
-    }
-  }
-
-  async #read(record: SandboxRecord): Promise<Pick<RemoteRecord, 'blob' | 'taken'> | undefined> {
+  /** The record, where there is one, without a way into the sandbox being made unless it takes one. */
+  async look(record: SandboxRecord): Promise<SeenRecord | undefined> {
     if (record.state !== 'running') return this.#readFile(record);
     // What is there to be asked for is on disk before anybody is told of it, and a way in costs as much as fifty looks.
     const noted = this.#parts.connections.isOpen(record.id) ? undefined : await this.#readLink(record);
@@ -149,22 +134,50 @@ export class Records {
     }
   }
 
+  /** What a warm sandbox was claimed as; `undefined` when nobody has claimed it. */
+  async readClaim(record: SandboxRecord): Promise<Claim | undefined> {
+    const found = await this.look(record);
+    try {
+      return found && decodeClaim(found.blob);
+    } catch (error) {
+      throw unreadable(record, error);
+    }
+  }
+
+  /** Whether it was ever given to anybody: what was not ends by itself, minutes after it was made. */
+  async isTaken(record: SandboxRecord): Promise<boolean> {
+    if (record.state === 'created') return false;
+    try {
+      return (await this.look(record))?.taken ?? false;
+    } catch (error) {
+      if (isSandyardError(error, 'sandbox_not_found')) return false;
+      throw error;
+    }
+  }
+
   /** From the disk. It is a file only where it is too long for a link. */
-  async #readFile(record: SandboxRecord): Promise<RecordFile | undefined> {
+  async #readFile(record: SandboxRecord): Promise<(RecordFile & SeenRecord) | undefined> {
     const noted = await this.#readLink(record);
     if (noted !== undefined) return noted;
     const { engine } = this.#parts;
     const found = await engine.readContainerFile(record.containerId, RECORD_PATH, { maxBytes: MAX_RECORD_BYTES });
     if (found === undefined) return undefined;
     const file = parseRecordFile(found);
-    if (file !== undefined) return file;
+    if (file !== undefined) return this.#asSeen(file);
     // It may well have been claimed: what isn't known must not count as nothing.
     throw unreadable(record);
   }
 
-  async #readLink({ containerId }: SandboxRecord): Promise<RecordFile | undefined> {
+  async #readLink({ containerId }: SandboxRecord): Promise<(RecordFile & SeenRecord) | undefined> {
     const target = await this.#parts.engine.readContainerLink(containerId, RECORD_PATH);
-    return target === undefined ? undefined : parseRecordLink(target);
+    const file = target === undefined ? undefined : parseRecordLink(target);
+    return file && this.#asSeen(file);
+  }
+
+  #asSeen(file: RecordFile): RecordFile & SeenRecord {
+    const { leaseEndsAt } = file;
+    const leaseLeftMs = leaseEndsAt && Math.max(0, leaseEndsAt.getTime() - this.#parts.clock.now().getTime());
+    return { ...file, leaseLeftMs };
   }
 }
 

@@ -49,13 +49,18 @@ async function open({ engine = new FakeEngine(), kinds = [{ key: 'k', min: 0, ma
   const parts = {
     ...fleet,
     telemetry: { claim: vi.fn() } as never,
+    look: vi.fn((record: SandboxRecord) => fleet.records.look(record)),
     kinds: vi.fn(() => {
       contexts.push(currentContext());
       return Promise.resolve(kinds as readonly PoolKind[]);
     }),
     make: vi.fn(async ({ key }: PoolKind, _signal: AbortSignal): Promise<SandboxRecord | undefined> => {
       made += 1;
-      return recordOf(plant(engine, `made${made}`, { pool: key, traits: { ttlMs: POOL_LEASE_MS } }));
+      const record = recordOf(plant(engine, `made${made}`, { pool: key, traits: { ttlMs: POOL_LEASE_MS } }));
+      const held = fleet.connections.hold(record);
+      await held.channel.open();
+      held.release();
+      return record;
     }),
     remove: vi.fn(({ containerId }: SandboxRecord) => engine.removeContainer(containerId)),
     claimed: vi.fn(),
@@ -70,8 +75,10 @@ async function open({ engine = new FakeEngine(), kinds = [{ key: 'k', min: 0, ma
   return { ...fleet, ...parts, pool, claims, contexts };
 }
 
+/** One that other managers have had the time to make themselves a way into. */
 const warm = (engine: FakeEngine, id: string, given = {}) =>
-  plant(engine, id, { pool: 'k', traits: { ttlMs: POOL_LEASE_MS }, ...given });
+  plant(engine, id, { pool: 'k', traits: { ttlMs: POOL_LEASE_MS }, createdAt: new Date(Date.now() - 5000), ...given });
+const young = (engine: FakeEngine, id: string) => warm(engine, id, { createdAt: new Date() });
 const names = (engine: FakeEngine) => [...engine.containers.keys()].toSorted();
 
 describe('a claim', () => {
@@ -354,6 +361,46 @@ describe('looking after them', () => {
     const ends = [...engine.containers.values()].map(({ warden }) => warden.record.leaseEndsAt);
     for (let step = 0; step < 15; step += 1) await pass(60_000);
     expect([...engine.containers.values()].map(({ warden }) => warden.record.leaseEndsAt)).toEqual(ends);
+  });
+
+  it('makes no way into what another has just made, which counts and can be claimed all the same', async () => {
+    const engine = new FakeEngine();
+    young(engine, 'a');
+    young(engine, 'b');
+    const { pool, make } = await open({ engine, kinds: [{ key: 'k', min: 2, max: 2 }] });
+    await pass(1000);
+    expect([engine.count('openTunnel'), make.mock.calls.length, pool.ready]).toEqual([0, 0, 0]);
+    expect(await pool.claim('k', claimOf())).toBeDefined();
+    expect([engine.count('openTunnel'), make.mock.calls.length]).toEqual([1, 0]);
+    await pass(4000);
+    expect([engine.count('openTunnel'), make.mock.calls.length, pool.ready]).toEqual([2 + 1, 1, 2]);
+    await pass(1000);
+    expect(engine.count('openTunnel')).toBe(2 + 1); // there is one now
+  });
+
+  it('claims first what it has made, then what it has a way into', async () => {
+    const engine = new FakeEngine();
+    for (const id of ['a', 'b']) young(engine, id);
+    warm(engine, 'c');
+    const { pool } = await open({ engine, kinds: [{ key: 'k', min: 4, max: 4 }] });
+    await pass(1000);
+    const own = `made${made}`;
+    const given = [];
+    for (let one = 0; one < 3; one += 1) given.push((await pool.claim('k', claimOf()))?.id);
+    expect(given.slice(0, 2)).toEqual([own, 'c']);
+    expect(['a', 'b']).toContain(given[2]);
+  });
+
+  it('tries again to make a way into one that does not answer', async () => {
+    const engine = new FakeEngine();
+    const { warden } = warm(engine, 'a');
+    warden.refusal = new SandyardError('engine_error', 'No.');
+    const { pool, log } = await open({ engine });
+    await pass(1000);
+    expect([pool.ready, log.debug.mock.calls.length > 0, log.warn.mock.calls.length]).toEqual([0, true, 0]);
+    warden.refusal = undefined;
+    await pass(1000);
+    expect(pool.ready).toBe(1);
   });
 
   it('removes its own of a kind that is no more, and leaves those of others', async () => {

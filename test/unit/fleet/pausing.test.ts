@@ -9,9 +9,9 @@ import { HOUR, makeFleet, plant, recordOf, settle, type Planted } from '../../fi
 
 function world({ ours = true, ...given }: Planted & { ours?: boolean } = {}) {
   const fleet = makeFleet();
-  const { engine, leases, log } = fleet;
+  const { engine, leases } = fleet;
   const connections = new SandboxConnections(engine);
-  const records = new Records({ engine, connections, leases, log });
+  const records = new Records({ ...fleet, connections });
   const pausing = new Pausing({ ...fleet, records, lifecycle: new LifecycleEvents(), isOurs: () => ours });
   const container = plant(engine, 'a', { ...given, traits: { onExpiry: 'pause', ...given.traits } });
   return { engine, leases, pausing, container, record: recordOf(container) };

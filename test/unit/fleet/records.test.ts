@@ -147,6 +147,19 @@ describe('the lease', () => {
   });
 });
 
+it('is looked at without a way in, as it would be told', async () => {
+  vi.useFakeTimers({ toFake: ['Date'] });
+  const { records, record, warden, engine } = world({ pool: 'k' });
+  warden.record.leaseEndsAt = Date.now() + HOUR;
+  const looked = await records.look(record);
+  expect(engine.count('openTunnel')).toBe(0);
+  const told = await records.ask(record, ({ channel }) => channel.record());
+  expect(looked).toMatchObject({ version: told.version, leaseLeftMs: HOUR, taken: told.taken, blob: told.blob });
+  expect(told.leaseLeftMs).toBe(HOUR);
+  warden.record.leaseEndsAt = Date.now() - HOUR;
+  expect(await records.look({ ...record, state: 'paused' })).toMatchObject({ leaseLeftMs: 0 });
+});
+
 describe('a claim', () => {
   it.each(['running', 'exited', 'paused'] as const)('is read of one that is %s', async (state) => {
     const claim = claimOf({ env: { A: 'x'.repeat(30_000) } });

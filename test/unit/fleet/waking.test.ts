@@ -10,10 +10,10 @@ import { makeFleet, plant, recordOf, settle, type Planted } from '../../fixtures
 
 function world(given: Planted = {}) {
   const fleet = makeFleet();
-  const { engine, leases, log } = fleet;
+  const { engine } = fleet;
   const lifecycle = new LifecycleEvents();
   const connections = new SandboxConnections(engine, (one) => waking.wake(one));
-  const records = new Records({ engine, connections, leases, log });
+  const records = new Records({ ...fleet, connections });
   const waking = new Waking({ ...fleet, records, lifecycle });
   const container = plant(engine, 'a', { ...given, traits: { wakeOnUse: true, onExpiry: 'pause', ...given.traits } });
   return { ...fleet, connections, records, waking, container, record: recordOf(container), lifecycle };
