@@ -106,6 +106,7 @@ export interface ServiceConfig {
   readonly admission: AdmissionSettings;
   readonly pool: PoolSettings;
   readonly egress: EgressSettings;
+  readonly socketDirectory: string | undefined;
   readonly reaper: { readonly schedule: string; readonly dryRun: boolean };
   readonly maxUploadBytes: number;
   /** None are called unless there are any. */
@@ -118,7 +119,7 @@ export interface ServiceConfig {
 /** What a manager that is made without options goes by. */
 export type ManagerDefaults = Pick<
   ServiceConfig,
-  'image' | 'owner' | 'limits' | 'isolation' | 'admission' | 'pool' | 'egress'
+  'image' | 'owner' | 'limits' | 'isolation' | 'admission' | 'pool' | 'egress' | 'socketDirectory'
 >;
 
 /** The service's configuration. Throws `config_invalid`, naming the variable. */
@@ -233,6 +234,7 @@ function toManagerDefaults(values: Values): ManagerDefaults {
     admission,
     pool,
     egress: toEgress(values),
+    socketDirectory: values.SANDBOX_SOCKET_DIR,
   };
 }
 

@@ -5,6 +5,7 @@ import type { Engine } from './engine/engine.js';
 import { isSandyardError, SandyardError } from './errors.js';
 import type { SandboxRecord } from './record/record.js';
 import { PendingCalls, type HeldChannel } from './process/remote-run.js';
+import { SandboxSockets } from './sandbox-sockets.js';
 import { WARDEN_PATH } from './warden.js';
 
 const IDLE_MS = 5 * 60_000;
@@ -43,13 +44,15 @@ export class SandboxConnections {
   readonly calls = new PendingCalls();
   readonly #engine: Engine;
   readonly #wake: Wake;
+  readonly #sockets: SandboxSockets;
   readonly #connections = new Map<string, Connection>();
   #sweep: NodeJS.Timeout | undefined;
   #closed = false;
 
-  constructor(engine: Engine, wake: Wake = () => Promise.resolve(false)) {
+  constructor(engine: Engine, wake: Wake = () => Promise.resolve(false), sockets = SandboxSockets.none) {
     this.#engine = engine;
     this.#wake = wake;
+    this.#sockets = sockets;
   }
 
   /** The channel of a sandbox, which stays open until it is released. Throws `manager_closed`. */
@@ -201,7 +204,9 @@ export class SandboxConnections {
 
   async #tryToOpen(connection: Connection, options: { signal?: AbortSignal }): Promise<Duplex> {
     const { record } = connection;
-    const open = () => this.#engine.openTunnel(record.containerId, [WARDEN_PATH, 'connect'], options);
+    const open = async () =>
+      (await this.#sockets.connect(record.id, options)) ??
+      this.#engine.openTunnel(record.containerId, [WARDEN_PATH, 'connect'], options);
     try {
       return await open();
     } catch (error) {

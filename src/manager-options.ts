@@ -38,6 +38,11 @@ export interface ManagerOptions {
   readonly egress?: Partial<EgressSettings> | undefined;
   /** What is kept warm, from `open` on: claimed in a millisecond. Default: SANDBOX_POOL_SIZE of the default kind, which is 0. */
   readonly pool?: PoolOptions | readonly PoolOptions[] | undefined;
+  /**
+   * An absolute path on the engine's machine where this program is root: sandboxes made with it have a directory there, by which their
+   * wardens connect to managers that have it, too. Default: SANDBOX_SOCKET_DIR, or none: the engine makes each way in.
+   */
+  readonly socketDirectory?: string | undefined;
   /** When to look for expired sandboxes; `false` for never. Default: every 30 seconds. */
   readonly reaper?:
     | {

@@ -24,6 +24,7 @@ import { EngineClock } from './record/engine-clock.js';
 import { KnownLeases } from './record/leases.js';
 import type { SandboxRecord } from './record/record.js';
 import type { SandboxContext } from './sandbox.js';
+import { SandboxSockets } from './sandbox-sockets.js';
 import { silentTelemetry } from './telemetry.js';
 import { OUR_IMAGE, WardenDelivery } from './warden.js';
 
@@ -43,6 +44,7 @@ export interface ManagerParts {
   /** When the reaper is to run; `undefined` for only when it is told to. */
   readonly schedule: string | undefined;
   readonly disk: DiskBounds;
+  readonly sockets: SandboxSockets;
 }
 
 /** What the parts have the manager do. */
@@ -68,7 +70,8 @@ export function assemble(options: ManagerOptions, { changed, remove, removed, ch
   const clock = new EngineClock();
   const leases = new KnownLeases();
   const lifecycle = new LifecycleEvents();
-  const connections = new SandboxConnections(engine, (record) => waking.wake(record));
+  const sockets = new SandboxSockets({ directory: options.socketDirectory ?? defaults.socketDirectory, owner, log });
+  const connections = new SandboxConnections(engine, (record) => waking.wake(record), sockets);
   const records = new Records({ engine, connections, leases, clock, log });
   const waking = new Waking({ engine, records, clock, lifecycle, log });
   const inventory = new Inventory({
@@ -107,8 +110,21 @@ export function assemble(options: ManagerOptions, { changed, remove, removed, ch
   const settings = { ...defaults.isolation, ...options.isolation };
   const isolating = new Isolating({ engine, disk, settings, defaultImage: image });
   const warden = new WardenDelivery(engine, image);
-  const creation = new Creation({ engine, connections, warden, egress, clock, log, removed, checkOpen });
-  const common = { engine, inventory, connections, creation, clock, lifecycle, log, telemetry, owner, image, limits };
+  const creation = new Creation({ engine, connections, sockets, warden, egress, clock, log, removed, checkOpen });
+  const common = {
+    engine,
+    inventory,
+    connections,
+    sockets,
+    creation,
+    clock,
+    lifecycle,
+    log,
+    telemetry,
+    owner,
+    image,
+    limits,
+  };
   const warm = new WarmSandboxes({
     ...common,
     isolating,
@@ -167,5 +183,6 @@ export function assemble(options: ManagerOptions, { changed, remove, removed, ch
     reaper,
     schedule,
     disk,
+    sockets,
   };
 }

@@ -208,6 +208,11 @@ export const VARIABLES = {
     undefined,
     'How many are kept ready at the most, while many are asked for; the size when it is not set.',
   ),
+  SANDBOX_SOCKET_DIR: variable(
+    z.string(),
+    undefined,
+    "Directory of the engine's own machine, for managers that are root there, in which they listen for wardens; without it the engine makes each way into a sandbox.",
+  ),
   SANDBOX_ALLOWED_DOMAINS: variable(
     list.pipe(z.array(hostRuleSchema)),
     undefined,

@@ -69,7 +69,7 @@ export async function attest(parts: AttestParts, { signal }: CallOptions): Promi
     if (!isSandyardError(error) || NOT_ITS_OWN.has(error.code)) throw error;
     inside = [noProbe(error)];
   }
-  const checks = [...judgeContainer(comparison), ...inside];
+  const checks = [...judgeContainer(comparison, record.id), ...inside];
   return {
     sandboxId: record.id,
     at: new Date(),

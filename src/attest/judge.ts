@@ -40,6 +40,8 @@ const RESET = 'Set it back with `docker update`, or destroy the sandbox and crea
 
 /** The volume that brings the warden, which one is made for each version of it, so that it has no one name. */
 const WARDEN_MOUNT = /^volume sandyard-warden-[0-9a-f]+ on \/usr\/lib\/sandyard, read-only$/;
+/** The directory, with the id of the sandbox, in which managers listen. Where that is goes by the manager that made it. */
+const SOCKETS_MOUNT = /^bind \S+\/(\w+) on \/run\/sandyard, read-only$/;
 
 /** Of the first namespaces of a machine the kernel has fixed numbers: who has one of these shares it with the host. */
 const FIRST_NAMESPACES: Readonly<Record<string, string>> = {
@@ -61,10 +63,10 @@ export function probedPaths({ inside }: ContainerComparison): string[] {
   return [...inside.maskedPaths, ...ENGINE_SOCKETS];
 }
 
-/** Judges what the engine says of the container. */
-export function judgeContainer({ settings }: ContainerComparison): AttestationCheck[] {
+/** Judges what the engine says of the container of the sandbox with that id. */
+export function judgeContainer({ settings }: ContainerComparison, id: string): AttestationCheck[] {
   return settings.map((setting) => {
-    const { asked, found } = setting.setting === 'Mounts' ? withoutWarden(setting) : setting;
+    const { asked, found } = setting.setting === 'Mounts' ? withoutOurs(setting, id) : setting;
     return judge('engine', setting.setting, {
       expected: asked,
       found,
@@ -74,8 +76,9 @@ export function judgeContainer({ settings }: ContainerComparison): AttestationCh
   });
 }
 
-function withoutWarden({ asked, found }: AppliedSetting) {
-  const rest = found.split('; ').filter((mount) => asked.includes(mount) || !WARDEN_MOUNT.test(mount));
+function withoutOurs({ asked, found }: AppliedSetting, id: string) {
+  const isOurs = (mount: string) => WARDEN_MOUNT.test(mount) || SOCKETS_MOUNT.exec(mount)?.[1] === id;
+  const rest = found.split('; ').filter((mount) => asked.includes(mount) || !isOurs(mount));
   return { asked, found: rest.join('; ') };
 }
 

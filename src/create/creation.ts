@@ -5,6 +5,7 @@ import type { Egress } from '../egress/egress.js';
 import { installTrust } from '../egress/trust.js';
 import type { ContainerSpec, Engine } from '../engine/engine.js';
 import { isSandyardError, SandyardError } from '../errors.js';
+import { isGvisor } from '../isolation.js';
 import { SandboxFiles } from '../files/files.js';
 import { translateRecord } from '../fleet/records.js';
 import type { Log } from '../log.js';
@@ -12,6 +13,7 @@ import { toSpec, type SandboxPlan } from './plan.js';
 import { giveUpOn } from '../process/giving-up.js';
 import { toUserIds } from '../process/users.js';
 import { toRecord, type SandboxRecord } from '../record/record.js';
+import type { SandboxSockets } from '../sandbox-sockets.js';
 import { silentTelemetry } from '../telemetry.js';
 import type { WardenDelivery } from '../warden.js';
 
@@ -24,6 +26,7 @@ const MAX_RETRY_MS = 10_000;
 interface CreationParts {
   readonly engine: Engine;
   readonly connections: SandboxConnections;
+  readonly sockets: SandboxSockets;
   readonly warden: WardenDelivery;
   readonly egress: Egress;
   readonly clock: EngineClock;
@@ -48,11 +51,12 @@ export class Creation {
 
   /** Throws `image_not_found`, `out_of_disk`, `aborted`, and what else the engine says. */
   async make(plan: SandboxPlan, signal?: AbortSignal): Promise<SandboxRecord> {
-    const { engine, connections, warden, egress, clock, checkOpen, log } = this.#parts;
+    const { engine, connections, sockets, warden, egress, clock, checkOpen, log } = this.#parts;
     const image = await engine.inspectImage(plan.image, { signal });
     const volume = await warden.volumeFor(image, { fromRoot: plan.traits.profile === 'dev' });
     const { endpoint, authority } = (await egress.prepare(plan)) ?? {};
-    const spec = toSpec(plan, image, { volume, egress: endpoint, madeAt: clock.now() });
+    const directory = mayListen(plan) ? await sockets.prepare(plan.id) : undefined;
+    const spec = toSpec(plan, image, { volume, egress: endpoint, directory, madeAt: clock.now() });
     let shared = false;
     const checkWanted = () => {
       throwIfAborted(signal);
@@ -67,7 +71,8 @@ export class Creation {
       if (record === undefined) {
         throw new SandyardError('internal', `The labels of the sandbox ${plan.id} are not a record.`);
       }
-      connections.enter(record, await engine.attachTunnel(containerId));
+      // Where its warden connects to managers it needn't come to this one by way of the engine.
+      if (directory === undefined) connections.enter(record, await engine.attachTunnel(containerId));
       await engine.startContainer(containerId);
       if (record.warm) {
         // With its lease anybody may claim it, so that comes last, and what has one is not removed.
@@ -204,6 +209,11 @@ export class Creation {
     };
     setTimeout(() => void tryAgain(), delayMs).unref();
   }
+}
+
+/** Where commands are root's they could pretend to be the warden. Under gVisor nobody is told what comes into a directory. */
+function mayListen({ traits: { profile, runtime } }: SandboxPlan): boolean {
+  return profile !== 'dev' && !isGvisor(runtime);
 }
 
 /** Throws `aborted`. */

@@ -2,7 +2,7 @@ import type { Limits } from '../config.js';
 import { proxyVariables } from '../egress/endpoint.js';
 import { planSecrets, toTraits, toVariables, type PlannedSecret } from '../egress/secrets.js';
 import { trustVariables } from '../egress/trust.js';
-import type { ContainerSpec, EgressEndpoint, ImageInfo, VolumeMount } from '../engine/engine.js';
+import type { ContainerSpec, DirectoryMount, EgressEndpoint, ImageInfo, VolumeMount } from '../engine/engine.js';
 import { SandyardError } from '../errors.js';
 import { isRoot, toUserIds } from '../process/users.js';
 import { boundDisk } from './disk-bounds.js';
@@ -101,6 +101,8 @@ export function planSandbox(given: SettledOptions, defaults: PlanDefaults): Sand
 interface SpecParts {
   readonly volume?: VolumeMount | undefined;
   readonly egress?: EgressEndpoint | undefined;
+  /** In which managers listen for its warden. */
+  readonly directory?: DirectoryMount | undefined;
   /** By the engine's clock: what was changed since then, the sandbox has written. Default: now, by ours. */
   readonly madeAt?: Date | undefined;
 }
@@ -109,7 +111,7 @@ interface SpecParts {
 export function toSpec(
   plan: SandboxPlan,
   image: ImageInfo,
-  { volume, egress, madeAt = new Date() }: SpecParts = {},
+  { volume, egress, directory, madeAt = new Date() }: SpecParts = {},
 ): ContainerSpec {
   const { id, name, traits, labels } = plan;
   const { profile, limits, runtime } = traits;
@@ -122,7 +124,13 @@ export function toSpec(
     image: plan.image,
     labels: { ...labels, ...(quotaBytes !== undefined && quotaLabel(quotaBytes)) },
     env: Object.entries(env).map(([variable, value]) => `${variable}=${value}`),
-    entrypoint: [WARDEN_PATH, 'init', ...wardenArguments(plan, image), ...diskArguments(traits, madeAt)],
+    entrypoint: [
+      WARDEN_PATH,
+      'init',
+      ...wardenArguments(plan, image),
+      ...diskArguments(traits, madeAt),
+      ...(directory === undefined ? [] : [`--sockets=${directory.target}`]),
+    ],
     workdir: traits.workdir,
     hostname: id,
     network: typeof traits.network === 'string' ? traits.network : 'none',
@@ -134,6 +142,7 @@ export function toSpec(
     ...diskSpec,
     ...(quotaBytes !== undefined && { quotaBytes }),
     ...(volume && { volume }),
+    ...(directory && { directory }),
     ...(runtime !== null && { runtime }),
     ...(profile === 'dev' && { rootCommands: true }),
     ...(profile === 'strict' && {

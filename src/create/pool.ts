@@ -22,7 +22,7 @@ const RENAME_AFTER_MS = 100;
  */
 const RENAME_OTHERS_AFTER_MS = 3000;
 /**
- * How old one is when a manager that hasn't made it makes itself a way in, which costs the engine as much as a start: most
+ * How old one is when a manager that hasn't made it makes itself a way in, which costs the engine half as much as a start: most
  * are claimed by their maker before that.
  */
 const ENTERED_AT_MS = 5000;

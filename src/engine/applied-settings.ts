@@ -84,12 +84,12 @@ export function settingsSeenInside(spec: ContainerSpec): SettingsSeenInside {
   };
 }
 
-/** Newer engines answer with Linux's own names. */
 /** A warm one was made for as much memory as it was claimed with, or for less. */
 function atMost(asked = 0, found = 0): number {
   return found === 0 ? asked : Math.min(asked, found);
 }
 
+/** Newer engines answer with Linux's own names. */
 function describeCapabilities(capabilities: readonly string[] | undefined): string {
   return (capabilities ?? [])
     .map((name) => name.replace(/^CAP_/, ''))
@@ -120,10 +120,11 @@ function describeSysctls(sysctls: Readonly<Record<string, string>> | undefined):
   );
 }
 
-function describeAsked({ volume, readOnly }: ContainerSpec): string {
+function describeAsked({ volume, readOnly, directory }: ContainerSpec): string {
   return [
     ...(volume === undefined ? [] : [`volume ${volume.name} on ${volume.target}, read-only`]),
     ...(readOnly === undefined ? [] : [`${OWN_VOLUME} on ${readOnly.kept}, writable`]),
+    ...(directory === undefined ? [] : [`bind ${directory.source} on ${directory.target}, read-only`]),
   ]
     .toSorted()
     .join('; ');
@@ -144,8 +145,9 @@ function describeMounts({ Mounts, Config }: Docker.ContainerInspectInfo, kept: s
   return (Mounts ?? [])
     .filter((mount) => mount.Destination === kept || !(isAnonymous(mount) && declared.includes(mount.Destination)))
     .map((mount) => {
-      const { Type, Name = '', Destination, RW } = mount;
-      const what = Destination === kept && isAnonymous(mount) ? OWN_VOLUME : `${Type} ${Name}`;
+      const { Type, Name = '', Source, Destination, RW } = mount;
+      const what =
+        Destination === kept && isAnonymous(mount) ? OWN_VOLUME : `${Type} ${Type === 'bind' ? Source : Name}`;
       return `${what} on ${Destination}, ${RW ? 'writable' : 'read-only'}`;
     })
     .toSorted()

@@ -1,6 +1,6 @@
 import type Docker from 'dockerode';
 
-import type { ContainerSpec, EgressEndpoint, ReadOnlyRoot, VolumeMount } from './engine.js';
+import type { ContainerSpec, DirectoryMount, EgressEndpoint, ReadOnlyRoot, VolumeMount } from './engine.js';
 import { SECCOMP_PROFILE } from './seccomp-profile.js';
 
 /** PID 1 is the warden, and root, so that user code, which never is, can neither signal nor read it. */
@@ -126,6 +126,7 @@ function toHostConfig(spec: ContainerSpec): Docker.HostConfig & { CgroupnsMode: 
     Mounts: [
       ...(spec.volume === undefined ? [] : [toMount(spec.volume)]),
       ...(spec.readOnly === undefined ? [] : [toOwnVolume(spec.readOnly, spec.labels)]),
+      ...(spec.directory === undefined ? [] : [toBind(spec.directory)]),
     ],
     ...(spec.runtime === undefined ? {} : { Runtime: spec.runtime }),
     // Commands answer over their own streams; a log driver would let a sandbox fill the host's disk.
@@ -157,6 +158,10 @@ function toMount({ name, target }: VolumeMount): Docker.MountSettings {
   return { Type: 'volume', Source: name, Target: target, ReadOnly: true, VolumeOptions };
 }
 
+function toBind({ source, target }: DirectoryMount): Docker.MountSettings {
+  return { Type: 'bind', Source: source, Target: target, ReadOnly: true };
+}
+
 /** Of no name, so that it is this container's alone, and is removed with it. */
 function toOwnVolume({ kept }: ReadOnlyRoot, labels: ContainerSpec['labels']): Docker.MountSettings {
   const VolumeOptions = { NoCopy: true, Labels: { ...labels } } as NonNullable<Docker.MountSettings['VolumeOptions']>;
@@ -177,6 +182,7 @@ function capabilitiesOf({ rootCommands = false, watched = false }: ContainerSpec
   const more = watched ? [WATCHING_CAPABILITY] : [];
   return [...INIT_CAPABILITIES, ...(rootCommands ? ROOT_COMMAND_CAPABILITIES : more)].toSorted();
 }
+
 /** Of a container that may be in more networks later, too. */
 export const NO_IPV6 = { 'net.ipv6.conf.all.disable_ipv6': '1', 'net.ipv6.conf.default.disable_ipv6': '1' };
 

@@ -105,8 +105,10 @@ export interface ContainerSpec {
   readonly network: 'none' | 'bridge';
   /** A network that is its own, instead of that: with a proxy in it, and no other way out. */
   readonly egress?: EgressEndpoint | undefined;
-  /** Mounted read-only, and the only mount there is. */
+  /** Mounted read-only. */
   readonly volume?: VolumeMount | undefined;
+  /** A directory of the engine's machine that is mounted read-only. */
+  readonly directory?: DirectoryMount | undefined;
   /** One of `EngineInfo.runtimes`; the engine's own default when absent. */
   readonly runtime?: string | undefined;
   /** What there is where the root file system is read-only; it is writable when absent. */
@@ -171,6 +173,13 @@ export interface ProxySpec extends Pick<
 
 export interface VolumeMount {
   readonly name: string;
+  /** Where in the container. */
+  readonly target: string;
+}
+
+export interface DirectoryMount {
+  /** On the engine's machine. */
+  readonly source: string;
   /** Where in the container. */
   readonly target: string;
 }

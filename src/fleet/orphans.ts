@@ -4,6 +4,7 @@ import type { CallOptions, Engine, NamedObject } from '../engine/engine.js';
 import { isSandyardError } from '../errors.js';
 import type { Log } from '../log.js';
 import { ownedBy } from '../record/record.js';
+import type { SandboxSockets } from '../sandbox-sockets.js';
 import type { Telemetry } from '../telemetry.js';
 import { WARDEN_LABEL, wardenVolumeImage } from '../warden.js';
 
@@ -33,6 +34,8 @@ export interface OrphanParts {
   readonly log: Log;
   readonly telemetry: Telemetry;
   readonly owner: string;
+  /** What there is of sandboxes on the machine itself, which nobody needs to be told of. */
+  readonly sockets: SandboxSockets;
 }
 
 /**
@@ -78,6 +81,7 @@ export async function removeOrphans(
     if (dryRun) parts.log.info(toFields(parts, orphan), 'is an orphan; kept, because this is a dry run');
     if (result !== undefined) orphans.push(result);
   }
+  if (!dryRun) await parts.sockets.removeOrphans(() => sandboxIds(parts, { signal }));
   return orphans;
 }
 

@@ -59,6 +59,7 @@ export async function startService(config: ServiceConfig, options: ServiceOption
       admission: config.admission,
       pool: config.pool,
       egress: config.egress,
+      socketDirectory: config.socketDirectory,
       reaper: config.reaper,
     });
   const calls = new Calls();

@@ -1,4 +1,4 @@
-import { mkdir, readdir } from 'node:fs/promises';
+import { mkdir, readdir, rm, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import type Docker from 'dockerode';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -11,12 +11,18 @@ import { Random } from '../fixtures/many/random.js';
 import { startService } from '../fixtures/many/service-party.js';
 import { Town } from '../fixtures/many/town.js';
 import { Witness } from '../fixtures/many/witness.js';
-import { dockerClient, eventually, IMAGE, newOwner, RUN_ID, sleep, testDirectory } from '../fixtures/run.js';
+import {
+  dockerClient,
+  eventually,
+  IMAGE,
+  makeSocketDirectory,
+  newOwner,
+  RUN_ID,
+  sleep,
+  testDirectory,
+} from '../fixtures/run.js';
 
-/**
- * How many sandboxes. The full size is 2000, which takes two CPUs a quarter of an hour: besides making and removing them,
- * a way into each is made by every manager that uses it, again after each kill. So each change is tested with fewer.
- */
+/** How many sandboxes. The full size is 2000, which takes two CPUs ten minutes: so each change is tested with fewer. */
 const SANDBOXES = Number(process.env['SANDYARD_TEST_SANDBOXES'] ?? 150);
 const SEED = Number(process.env['SANDYARD_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
 const KILL_EVERY_MS = 10_000;
@@ -26,6 +32,7 @@ const LIVING_AT_ONCE = 120;
 /** What was half made by a manager that was killed ends itself after two minutes. */
 const ALL_ENDED_MS = 180_000;
 const HALF_CREATED_MS = 60_000;
+const LONG_AGO = new Date(0);
 const REAPER = '*/3 * * * * *';
 const RUN_MS = 120_000 + SANDBOXES * 600;
 
@@ -34,13 +41,16 @@ describe('many managers of one owner', () => {
   const owner = newOwner();
   let town: Town | undefined;
   let witness: Witness;
+  let socketDirectory: string;
   beforeAll(async () => {
+    socketDirectory = await makeSocketDirectory();
     witness = await Witness.begin(docker, owner);
   });
   afterAll(async () => {
     await town?.destroy();
     witness.end();
     for (const { Id } of await ownContainers(docker, owner)) await docker.getContainer(Id).remove({ force: true });
+    await rm(socketDirectory, { recursive: true });
   });
 
   it(
@@ -52,7 +62,7 @@ describe('many managers of one owner', () => {
       const faults: string[] = [];
       const temporary = join(await testDirectory(), 'tmp');
       await mkdir(temporary);
-      const there = openTown(owner, temporary);
+      const there = openTown(owner, { temporary, socketDirectory });
       town = there;
       await there.open();
       const pids = there.pids;
@@ -75,10 +85,10 @@ describe('many managers of one owner', () => {
       const ends = await there.close();
       if (Object.values(ends).some((end) => end !== 0)) faults.push(`closed with ${JSON.stringify(ends)}`);
       for (const { id = '', memoryBytes } of kept) faults.push(...(await checkOnEngine(docker, { id, memoryBytes })));
-      const drained = await drain(docker, owner);
-      await destroyAll(owner, kept);
+      const drained = await drain(docker, { owner, socketDirectory });
+      await destroyAll({ owner, socketDirectory }, kept);
 
-      faults.push(...(await findLeftovers(docker, { owner, temporary, pids })));
+      faults.push(...(await findLeftovers(docker, { owner, temporary, socketDirectory, pids })));
       faults.push(...findGivenTwice(lives), ...findEndedEarly(lives, witness), ...there.faults);
       for (const life of lives) faults.push(...explain(life, { town: there, witness }));
       const seconds = (Date.now() - began) / 1000;
@@ -89,13 +99,14 @@ describe('many managers of one owner', () => {
   );
 });
 
-function openTown(owner: string, temporary: string): Town {
+function openTown(owner: string, { temporary, socketDirectory }: { temporary: string; socketDirectory: string }): Town {
   const env = {
     SANDBOX_OWNER: owner,
     SANDBOX_IMAGE: IMAGE,
     SANDBOX_MEMORY: String(USUAL_MEMORY_BYTES),
     SANDBOX_POOL_SIZE: '4',
     SANDBOX_POOL_MAX: '12',
+    SANDBOX_SOCKET_DIR: socketDirectory,
     TMPDIR: temporary,
   };
   const service = { ...env, SANDBOX_REAPER_SCHEDULE: REAPER };
@@ -123,6 +134,12 @@ async function leadAll(lives: readonly Life[]): Promise<string[]> {
   await Promise.all(Array.from({ length: ASKING_AT_ONCE }, ask));
   await Promise.all(living);
   return waiting.length === 0 ? [] : [`${waiting.length} sandboxes were not asked for in time`];
+}
+
+/** What managers must have in common to leave nothing of each other's. */
+interface Shared {
+  readonly owner: string;
+  readonly socketDirectory: string;
 }
 
 interface Ending {
@@ -190,7 +207,7 @@ async function isExecRunning(docker: Docker, id: string): Promise<boolean> {
  * Gives out and destroys the warm ones that managers which were killed have made: their lease is longer than this test. What
  * was half made ends by itself meanwhile.
  */
-async function drain(docker: Docker, owner: string): Promise<number> {
+async function drain(docker: Docker, { owner, socketDirectory }: Shared): Promise<number> {
   const size = { memoryLimit: USUAL_MEMORY_BYTES };
   const limits = { memoryBytes: USUAL_MEMORY_BYTES };
   const until = Date.now() + ALL_ENDED_MS;
@@ -202,6 +219,7 @@ async function drain(docker: Docker, owner: string): Promise<number> {
     await using manager = new SandboxManager({
       image: IMAGE,
       owner,
+      socketDirectory,
       limits,
       reaper: false,
       pool: { ...size, size: 0, max: 1 },
@@ -215,27 +233,38 @@ async function drain(docker: Docker, owner: string): Promise<number> {
   }
 }
 
-async function destroyAll(owner: string, lives: readonly Life[]): Promise<void> {
-  await using manager = new SandboxManager({ image: IMAGE, owner, pool: [], reaper: false });
+async function destroyAll(shared: Shared, lives: readonly Life[]): Promise<void> {
+  await using manager = new SandboxManager({ image: IMAGE, ...shared, pool: [], reaper: false });
   await manager.open();
   for (const { id = '' } of lives) await manager.destroy(id);
+  // A manager that was killed may have made one for a sandbox that it hadn't begun to make. It goes when it is old.
+  for (const directory of await directoriesIn(shared.socketDirectory)) await utimes(directory, LONG_AGO, LONG_AGO);
   await manager.prune();
+}
+
+/** Those of sandboxes. */
+async function directoriesIn(socketDirectory: string): Promise<string[]> {
+  const owners = await readdir(socketDirectory);
+  const found = owners.map(async (name) => (await readdir(join(socketDirectory, name))).map((id) => join(name, id)));
+  return (await Promise.all(found)).flat().map((path) => join(socketDirectory, path));
 }
 
 async function findLeftovers(
   docker: Docker,
-  { owner, temporary, pids }: { owner: string; temporary: string; pids: readonly number[] },
+  { owner, temporary, socketDirectory, pids }: Shared & { temporary: string; pids: readonly number[] },
 ): Promise<string[]> {
   const filters = { label: [`sandyard.owner=${owner}`] };
   const { Volumes: volumes } = await docker.listVolumes({ filters });
   const networks = await docker.listNetworks({ filters });
   // tsx keeps what it has compiled there.
   const files = (await readdir(temporary)).filter((name) => !name.startsWith('tsx-') && name !== 'node-compile-cache');
+  const directories = await directoriesIn(socketDirectory);
   return [
     ...(await ownContainers(docker, owner)).map(({ Names, Status }) => `container left over: ${Names[0]} (${Status})`),
     ...(volumes ?? []).map(({ Name }) => `volume left over: ${Name}`),
     ...networks.map(({ Name }) => `network left over: ${Name}`),
     ...files.map((name) => `file left over: ${name}`),
+    ...directories.map((name) => `directory left over: ${name}`),
     ...pids.filter(isRunning).map((pid) => `process left over: ${pid}`),
   ];
 }

@@ -4,6 +4,7 @@ import { readEngineEnvironment } from '../../src/config.js';
 import { EngineClock } from '../../src/record/engine-clock.js';
 import { DockerEngine } from '../../src/engine/docker-engine.js';
 import { SandboxManager } from '../../src/index.js';
+import { SandboxSockets } from '../../src/sandbox-sockets.js';
 import { silentLog } from '../../src/log.js';
 import { removeOrphans } from '../../src/fleet/orphans.js';
 import { toLabels } from '../../src/record/record.js';
@@ -214,7 +215,7 @@ describe('what a manager that died has left', () => {
     const clock = new EngineClock();
     const { systemTime } = await engine.info();
     clock.see(systemTime);
-    const parts = { engine, clock, log: silentLog, telemetry: silentTelemetry, owner };
+    const parts = { engine, clock, log: silentLog, telemetry: silentTelemetry, owner, sockets: SandboxSockets.none };
     expect(await removeOrphans(parts)).toEqual([]); // they are young
     clock.see(new Date(systemTime.getTime() + 11 * 60_000));
     const orphans = (await removeOrphans(parts)).filter((found) => found.name.endsWith(RUN_SUFFIX));

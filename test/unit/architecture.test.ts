@@ -38,6 +38,7 @@ const LAYERS = [
   [
     'record/',
     'warden.ts',
+    'sandbox-sockets.ts',
     'connections.ts',
     'egress/',
     'fleet/',

@@ -105,6 +105,7 @@ describe('readConfig', () => {
     ['SANDBOX_TOKEN_SECRET', SECRET, 'access.tokenSecret', Buffer.from(SECRET)],
     ['SANDBOX_TOKEN_MAX_AGE', '1h', 'access.maxTokenMs', HOUR],
     ['SANDBOX_STATE_DIR', directory, 'access.stateDirectory', directory],
+    ['SANDBOX_SOCKET_DIR', '/srv/sockets', 'socketDirectory', '/srv/sockets'],
     ['SANDBOX_RATE_LIMIT_OWNER', '600', 'access.ratePerOwner', 600],
     ['SANDBOX_RATE_LIMIT_ADDRESS', '60', 'access.ratePerAddress', 60],
     [

@@ -40,8 +40,8 @@ static void on_descriptors(struct watch *watch, uint32_t events)
 		tunnel_close(tunnel);
 }
 
-/* The directory of the socket is root's alone; what connects nonetheless isn't anybody to talk to. */
-static bool is_root(int fd)
+/* The directory of the socket is root's alone; what is at the other end nonetheless isn't anybody to talk to. */
+bool tunnel_peer_is_root(int fd)
 {
 	struct ucred peer;
 	socklen_t length = sizeof peer;
@@ -68,7 +68,7 @@ static void on_connection(struct watch *watch, uint32_t events)
 		timer_set(&later, LATER_MS);
 		return;
 	}
-	tunnel = is_root(fd) ? tunnel_new(fd) : NULL;
+	tunnel = tunnel_peer_is_root(fd) ? tunnel_new(fd) : NULL;
 	if (tunnel)
 		tunnel->keeper.ready = on_descriptors;
 	else

@@ -39,6 +39,7 @@ static struct watch signals;
 static struct timer end_timer, rest_timer;
 static int end_code = -1;
 static bool root_commands;
+static const char *sockets;
 static struct disk_bound disk;
 static struct terms terms = { .grace_ms = EXPIRY_GRACE_MS };
 
@@ -81,6 +82,8 @@ static void on_signal(struct watch *watch, uint32_t events)
 	while (read(watch->fd, &info, sizeof info) == sizeof info)
 		if (info.ssi_signo == SIGTERM)
 			init_end(STOPPED);
+		else if (info.ssi_signo == SIGIO)
+			dial_all();
 }
 
 static void on_rest(struct timer *timer)
@@ -119,6 +122,7 @@ static void open_signals(void)
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
 	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGIO);
 	sigprocmask(SIG_SETMASK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signals = (struct watch){ .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = on_signal };
@@ -235,6 +239,8 @@ static void read_argument(const char *argument)
 		read_on_expiry(argument, value);
 	else if ((value = value_of(argument, "--nofile=")))
 		spawn_set_nofile(strtoul(value, NULL, 10));
+	else if ((value = value_of(argument, "--sockets=")))
+		sockets = value;
 	else if (strcmp(argument, "--root-commands") == 0)
 		root_commands = true;
 	else if ((value = value_of(argument, "--own=")))
@@ -302,6 +308,8 @@ int init_main(int argc, char **argv)
 	if (disk.most.bytes)
 		disk_open(&disk);
 	open_first_tunnel();
+	if (sockets)
+		dial_open(sockets);
 	close_standard_streams();
 	for (;;) {
 		loop_round();

@@ -233,6 +233,9 @@ void tunnel_open(int in, int out)
 {
 	struct tunnel *tunnel = tunnel_new(-1);
 
-	if (!tunnel_begin(tunnel, in, out))
+	if (tunnel == NULL) {
+		close(in);
+		close(out);
+	} else if (!tunnel_begin(tunnel, in, out))
 		tunnel_close(tunnel);
 }

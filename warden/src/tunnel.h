@@ -30,13 +30,19 @@ struct tunnel {
 
 /* accept.c */
 int tunnel_open_socket(void);
+bool tunnel_peer_is_root(int fd);
+
+/* dial.c: connects to the sockets in this directory, and to each that gets there later, when dial_all is called on SIGIO.
+ * Managers have another way in where it can't. */
+void dial_open(const char *path);
+void dial_all(void);
 
 /* A tunnel that ends with this connection, where it has one (else -1); NULL when there are too many. */
 struct tunnel *tunnel_new(int keeper);
 void tunnel_close(struct tunnel *tunnel);
 /* Has it read and write these. */
 bool tunnel_begin(struct tunnel *tunnel, int in, int out);
-/* A tunnel that reads and writes these. */
+/* A tunnel that reads and writes these, which are closed where there are too many. */
 void tunnel_open(int in, int out);
 /* Sends what there is to send, and frees what has ended. */
 void tunnels_settle(void);

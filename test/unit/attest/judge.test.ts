@@ -147,20 +147,23 @@ describe('what the engine says', () => {
       { setting: 'CapAdd', asked: 'KILL', found: 'KILL,SYS_ADMIN' },
       { setting: 'User', asked: '0:0', found: '0:0' },
     ];
-    const [memory, capabilities, user] = judgeContainer(comparison({}, { settings }));
+    const [memory, capabilities, user] = judgeContainer(comparison({}, { settings }), 'abc');
     expect(memory).toMatchObject({ status: 'drift', fix: expect.stringContaining('docker update') as string });
     expect(capabilities).toMatchObject({ status: 'drift', expected: 'KILL', found: 'KILL,SYS_ADMIN' });
     expect(user).toMatchObject({ status: 'ok', fix: null });
   });
 
-  it('may have the volume that brings the warden, and no other', () => {
+  it('may have the volume that brings the warden, its own directory for sockets, and nothing else', () => {
     const warden = 'volume sandyard-warden-00ab4639ec78 on /usr/lib/sandyard, read-only';
+    const sockets = 'bind /srv/sockets/00ab/abc on /run/sandyard, read-only';
     const statusOf = (found: string) => {
-      return judgeContainer(comparison({}, { settings: [{ setting: 'Mounts', asked: '', found }] }))[0]?.status;
+      return judgeContainer(comparison({}, { settings: [{ setting: 'Mounts', asked: '', found }] }), 'abc')[0]?.status;
     };
-    expect(statusOf(warden)).toBe('ok');
-    expect(statusOf(warden.replace('read-only', 'writable'))).toBe('drift');
-    expect(statusOf(`bind  on /mnt, writable; ${warden}`)).toBe('drift');
+    expect([statusOf(warden), statusOf(`${sockets}; ${warden}`)]).toEqual(['ok', 'ok']);
+    for (const mount of [warden, sockets]) expect(statusOf(mount.replace('read-only', 'writable'))).toBe('drift');
+    expect(statusOf(sockets.replace('abc', 'abd'))).toBe('drift'); // another sandbox's
+    expect(statusOf(sockets.replace('/run/sandyard', '/mnt'))).toBe('drift');
+    expect(statusOf(`bind /mnt on /mnt, writable; ${warden}`)).toBe('drift');
   });
 });
 

@@ -1,10 +1,13 @@
-import { expect, it, vi } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 
 import { FrameType } from '../../../src/channel/wire.js';
 import { Creation } from '../../../src/create/creation.js';
+import type { SettledOptions } from '../../../src/create/isolating.js';
 import { planSandbox } from '../../../src/create/plan.js';
 import { readManagerDefaults } from '../../../src/config.js';
 import { SandyardError } from '../../../src/errors.js';
+import { silentLog } from '../../../src/log.js';
+import { SandboxSockets } from '../../../src/sandbox-sockets.js';
 import { claimedAs } from '../../../src/record/record.js';
 import { settleable } from '../../../src/settleable.js';
 import { Egress } from '../../../src/egress/egress.js';
@@ -13,16 +16,18 @@ import type { FakeContainer } from '../../fixtures/fake-engine.js';
 import { claimOf, makeFleet, settle } from '../../fixtures/fake-fleet.js';
 import { answer } from '../../fixtures/warden-wire.js';
 
-function world() {
-  const fleet = makeFleet();
+function world({ sockets = SandboxSockets.none } = {}) {
+  const fleet = makeFleet({ sockets });
   const checkOpen = vi.fn();
   const warden = new WardenDelivery(fleet.engine, 'sandyard-sandbox:latest');
   const { image, limits, egress: settings } = readManagerDefaults({});
   const images = [image];
   const egress = new Egress({ ...fleet, owner: 'me', settings, images, maxLifetimeMs: limits.maxLifetimeMs });
-  const creation = new Creation({ ...fleet, warden, egress, removed: (id) => fleet.inventory.remove(id), checkOpen });
-  const plan = (pool?: string) => planSandbox({}, { id: 'a', owner: 'me', image, limits, pool });
-  return { ...fleet, creation, plan, checkOpen };
+  const removed = vi.fn((id: string) => fleet.inventory.remove(id));
+  const creation = new Creation({ ...fleet, warden, egress, removed, checkOpen });
+  const plan = (pool?: string, given: SettledOptions = {}) =>
+    planSandbox(given, { id: 'a', owner: 'me', image, limits, pool });
+  return { ...fleet, creation, plan, checkOpen, removed };
 }
 
 /** Has the warden answer nothing of that type, or with that errno. */
@@ -180,4 +185,48 @@ it('makes a record that a claim goes over', async () => {
   const record = await creation.make(plan('pool'));
   expect(record).toMatchObject({ warm: true, pool: 'pool', name: 'sandyard-pool-a', state: 'running' });
   expect(claimedAs(record, claimOf())).toMatchObject({ warm: false, name: 'sandyard-a', env: { A: 'b' } });
+});
+
+describe('where managers listen for wardens', () => {
+  const mount = { source: '/srv/a', target: '/run/sandyard' };
+  const shared = () => {
+    const sockets = new SandboxSockets({ directory: undefined, owner: 'me', log: silentLog });
+    const prepare = vi.spyOn(sockets, 'prepare').mockResolvedValue(mount);
+    const connect = vi.spyOn(sockets, 'connect').mockResolvedValue(undefined);
+    return { prepare, connect, ...world({ sockets }) };
+  };
+
+  it('a sandbox has its directory, and its warden is told of it; it is talked to by nothing of the engine', async () => {
+    const { creation, plan, engine, connect } = shared();
+    connect.mockImplementation(() => engine.openTunnel('sandyard-a', []) as Promise<never>);
+    const { spec } = engine.find((await creation.make(plan())).containerId);
+    expect(spec?.directory).toEqual(mount);
+    expect(spec?.entrypoint).toContain('--sockets=/run/sandyard');
+    expect([engine.count('attachTunnel'), connect.mock.calls.length]).toEqual([0, 1]);
+  });
+
+  it('one that does not connect is talked to by the engine', async () => {
+    const { creation, plan, engine } = shared();
+    await creation.make(plan());
+    expect([engine.count('attachTunnel'), engine.count('openTunnel')]).toEqual([0, 1]);
+  });
+
+  it.each<[string, SettledOptions]>([
+    ['that may run commands as root', { profile: 'dev' }],
+    ['on gVisor', { runtime: 'runsc' }],
+  ])('one %s has none', async (_, given) => {
+    const { creation, plan, engine, prepare } = shared();
+    const { spec } = engine.find((await creation.make(plan(undefined, given))).containerId);
+    expect([prepare.mock.calls.length, spec?.directory]).toEqual([0, undefined]);
+    expect(spec?.entrypoint.join(' ')).not.toContain('--sockets');
+  });
+
+  it('what was prepared is removed with what could not be made', async () => {
+    const { creation, plan, engine, removed } = shared();
+    engine.before.startContainer = () => {
+      throw new SandyardError('engine_error', 'No.');
+    };
+    await expect(creation.make(plan())).rejects.toMatchObject({ code: 'engine_error' });
+    expect(removed).toHaveBeenCalledWith('a');
+  });
 });

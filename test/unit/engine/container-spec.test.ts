@@ -74,8 +74,12 @@ describe('what a container is made with', () => {
     expect(host[setting]).toEqual(value);
   });
 
-  it('mounts nothing but the volume that it was given, read-only and never filled from the image', () => {
+  it('mounts nothing but what it was given, read-only, and a volume never filled from the image', () => {
     expect(host.Mounts).toEqual([]);
+    const directory = { source: '/srv/abc', target: '/run/sandyard' };
+    expect(toCreateOptions({ ...SPEC, directory }).HostConfig?.Mounts).toEqual([
+      { Type: 'bind', Source: '/srv/abc', Target: '/run/sandyard', ReadOnly: true },
+    ]);
     expect(toCreateOptions(WITH_VOLUME).HostConfig?.Mounts).toEqual([
       {
         Type: 'volume',

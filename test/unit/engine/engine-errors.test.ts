@@ -35,6 +35,7 @@ describe('an answer of the engine', () => {
       'OCI runtime create failed: exec: "/usr/lib/sandyard/warden": stat: no such file or directory: unknown',
       'engine_error',
     ],
+    [400, 'invalid mount config for type "bind": bind source path does not exist: /srv/abc', 'engine_error'],
     [500, 'something went wrong', 'engine_error'],
     [503, 'busy', 'engine_error'],
     [400, 'client version 1.99 is too new', 'engine_error'],
@@ -50,6 +51,7 @@ describe('an answer of the engine', () => {
     [404, 'No such image', 'ubuntu:24.04'],
     [404, 'No such container', 'sandyard-abc'],
     [409, 'Container 1 is paused', 'sandyard-abc is paused'],
+    [400, 'bad: bind source path does not exist: /srv/a', 'start: bind source path does not exist: /srv/a'],
     [500, 'something went wrong', 'start: something went wrong'],
   ])('with %d and "%s" tells "%s"', (statusCode, message, told) => {
     expect(translateEngineError({ statusCode, json: { message } }, SUBJECT).message).toContain(told);

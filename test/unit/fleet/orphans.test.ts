@@ -2,6 +2,7 @@ import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 
 import { EngineClock } from '../../../src/record/engine-clock.js';
 import { SandyardError } from '../../../src/errors.js';
+import { SandboxSockets } from '../../../src/sandbox-sockets.js';
 import { silentLog } from '../../../src/log.js';
 import { findOrphans, removeOrphans } from '../../../src/fleet/orphans.js';
 import { silentTelemetry } from '../../../src/telemetry.js';
@@ -31,7 +32,12 @@ function yard({ clockOffsetMs = 0 } = {}) {
   const telemetry = { ...silentTelemetry, reaped: (reason: string) => void counted.push(reason) };
   const put = (kind: 'volumes' | 'networks', name: string, labels: Record<string, string>, ageMs = OLD) =>
     engine[kind].set(name, { name, labels, createdAt: new Date(engine.now().getTime() - ageMs) });
-  return { engine, counted, put, parts: { engine, clock, log: silentLog, telemetry, owner: 'me' } };
+  return {
+    engine,
+    counted,
+    put,
+    parts: { engine, clock, log: silentLog, telemetry, owner: 'me', sockets: SandboxSockets.none },
+  };
 }
 
 it.each<[what: string, name: string, labels: Record<string, string>, ageMs: number, reason: string | undefined]>([
@@ -94,6 +100,18 @@ it.each([
   put('volumes', 'young', OURS, 9 * MINUTE);
   vi.setSystemTime(NOW + 24 * 60 * MINUTE);
   expect((await findOrphans(parts)).map(({ name }) => name)).toEqual(['old']);
+});
+
+it('has the directories of sandboxes that are gone removed, but for a dry run', async () => {
+  const { engine, parts } = yard();
+  engine.plant({ name: 'sandyard-abc', labels: { ...OURS, 'sandyard.id': 'abc' } });
+  const sockets = new SandboxSockets({ directory: undefined, owner: 'me', log: silentLog });
+  const there: unknown[] = [];
+  vi.spyOn(sockets, 'removeOrphans').mockImplementation(async (list) => void there.push(await list()));
+  await removeOrphans({ ...parts, sockets }, { dryRun: true });
+  expect(there).toEqual([]);
+  await removeOrphans({ ...parts, sockets });
+  expect(there).toEqual([new Set(['abc'])]);
 });
 
 it('goes on when one cannot be removed, and says why', async () => {

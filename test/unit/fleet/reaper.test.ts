@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
 import { EngineClock } from '../../../src/record/engine-clock.js';
 import { SandyardError } from '../../../src/errors.js';
+import { SandboxSockets } from '../../../src/sandbox-sockets.js';
 import type { Log } from '../../../src/log.js';
 import type { Outage } from '../../../src/fleet/lost.js';
 import { Reaper } from '../../../src/fleet/reaper.js';
@@ -78,6 +79,7 @@ function garden({ dryRun = false, clockOffsetMs = 0, engine = new FakeEngine(), 
   const clock = new EngineClock();
   const reaper = new Reaper({
     engine,
+    sockets: SandboxSockets.none,
     clock,
     log,
     telemetry: { ...silentTelemetry, reaped: (reason) => counted.push(reason) },
