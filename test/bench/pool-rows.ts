@@ -8,6 +8,8 @@ import { openManager, type Bench, type Row } from './row.js';
 
 const POOL_SIZE = 20;
 const FILL_MS = 60_000;
+/** What the engine does after it has answered that the last one has started. */
+const QUIET_MS = 300;
 
 /** Sandboxes that were made before anybody asked. By hand there is no such thing: whoever asks waits for the engine. */
 export const poolRows: readonly Row[] = [
@@ -21,6 +23,7 @@ export const poolRows: readonly Row[] = [
         const pair = {
           ours: () => claim(manager, () => performance.now()),
           async byHand() {
+            await whenFull(manager);
             const start = performance.now();
             const container = await createByHand(bench.docker, bench.byHand);
             const ms = performance.now() - start;
@@ -40,7 +43,10 @@ export const poolRows: readonly Row[] = [
       withPool(bench, (manager) => {
         const pair = {
           ours: () => claim(manager, firstOutputOf),
-          byHand: () => createToFirstOutputByHand(bench.docker, bench.byHand),
+          async byHand() {
+            await whenFull(manager);
+            return createToFirstOutputByHand(bench.docker, bench.byHand);
+          },
         };
         return interleave(pair, { rounds: bench.quick ? 5 : 30, warmUpCalls: 20 });
       }),
@@ -82,7 +88,7 @@ async function withPool(bench: Bench, measure: (manager: SandboxManager) => Prom
   return withoutPair(await measure(manager));
 }
 
-/** How long it takes to have one and to do `until` with it, which says when, with a full pool and nothing else going on. */
+/** How long it takes to have one and to do `until` with it, which says when. */
 async function claim(manager: SandboxManager, until: (sandbox: Sandbox) => number | Promise<number>): Promise<number> {
   await whenFull(manager);
   const start = performance.now();
@@ -90,10 +96,11 @@ async function claim(manager: SandboxManager, until: (sandbox: Sandbox) => numbe
   return (await until(sandbox)) - start;
 }
 
+/** With a full pool, and nothing else going on: either side begins with that. */
 async function whenFull(manager: SandboxManager): Promise<void> {
   for (const until = performance.now() + FILL_MS; performance.now() < until; await sleep(20)) {
     const { pool } = await manager.gauges();
-    if (pool.ready >= POOL_SIZE && pool.filling === 0) return;
+    if (pool.ready >= POOL_SIZE && pool.filling === 0) return sleep(QUIET_MS);
   }
   throw new Error(`The pool was not full after ${FILL_MS / 1000} s.`);
 }
