@@ -1,6 +1,6 @@
 import { nanoid } from 'nanoid';
 import { createHash } from 'node:crypto';
-import { chmod, mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
+import { lstat, mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { dirname, isAbsolute, join } from 'node:path';
 
@@ -54,7 +54,7 @@ export class SandboxSockets {
     if (source === undefined) return undefined;
     try {
       await mkdir(source, { recursive: true, mode: 0o700 });
-      await chmod(dirname(source), 0o700); // whatever the umask, and whoever has made it
+      for (const directory of [dirname(dirname(source)), dirname(source), source]) await checkRoots(directory);
       return { source, target: TARGET };
     } catch (error) {
       throw new SandyardError('config_invalid', `SANDBOX_SOCKET_DIR is ${this.#parts.directory}: ${String(error)}.`, {
@@ -143,6 +143,12 @@ function checkDirectory(directory: string): void {
   throw new SandyardError('config_invalid', `SANDBOX_SOCKET_DIR can't be ${directory}: ${faults.join(', ')}.`, {
     hint: 'Give a short path of a directory on the machine of the engine, to a manager that is root there; or leave it out.',
   });
+}
+
+/** Whoever else has made one can put into it what they like. */
+async function checkRoots(directory: string): Promise<void> {
+  const found = await lstat(directory);
+  if (!found.isDirectory() || found.uid !== 0) throw new Error(`${directory} is not a directory of root's`);
 }
 
 function listen(server: Server, path: string): Promise<void> {

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { mkdtemp, readdir, rm, stat, utimes } from 'node:fs/promises';
+import { chown, mkdtemp, readdir, rm, stat, symlink, utimes } from 'node:fs/promises';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -159,6 +159,21 @@ describe('the directories', () => {
     const geteuid = vi.spyOn(process, 'geteuid').mockReturnValue(1000);
     expect(() => open()).toThrow('the manager is not root');
     geteuid.mockRestore();
+  });
+
+  it('are not taken from anybody else', async () => {
+    const { source = '' } = (await open().prepare('a')) ?? {};
+    for (const path of [directory, join(source, '..'), source]) {
+      await chown(path, 1000, 1000);
+      await expect(open().prepare('a')).rejects.toMatchObject({
+        code: 'config_invalid',
+        message: expect.stringContaining("is not a directory of root's") as string,
+      });
+      await chown(path, 0, 0);
+    }
+    await rm(source, { recursive: true });
+    await symlink('/tmp', source);
+    await expect(open().prepare('a')).rejects.toMatchObject({ code: 'config_invalid' });
   });
 
   it('that can not be made are told of', async () => {
