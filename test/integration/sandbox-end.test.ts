@@ -52,9 +52,9 @@ describe.each(RUNTIMES)('the end of a sandbox of %s under its commands', (runtim
     const execs = [1, 2].map((n) =>
       sandbox.exec(`echo ${n}; touch ${started}${n}; trap '' TERM; sleep 60 & wait; wait`),
     );
-    const read = await sandbox.spawn('echo read; sleep 60');
+    const read = await sandbox.spawn(`echo read; touch ${started}3; sleep 60`);
     const unread = await sandbox.spawn(['sleep', '60']);
-    await eventually(async () => ((await sandbox.files.list('/workspace')).length >= 2 ? true : undefined));
+    await eventually(async () => ((await sandbox.files.list('/workspace')).length >= 3 ? true : undefined));
     await end(sandbox);
 
     const printed: string[] = [];
