@@ -1,9 +1,11 @@
 import { nanoid } from 'nanoid';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import { lstat, mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { dirname, isAbsolute, join } from 'node:path';
 
+import { anySignal } from './any-signal.js';
 import type { CallOptions, DirectoryMount } from './engine/engine.js';
 import { SandyardError } from './errors.js';
 import { silentLog, type Log } from './log.js';
@@ -74,7 +76,7 @@ export class SandboxSockets {
     try {
       const connected = nextConnection(server, signal);
       connected.catch(() => {}); // where it doesn't come to that
-      await listen(server, hidden);
+      await once(server.listen(hidden), 'listening');
       await rename(hidden, shown); // now somebody listens, and the warden is told
       return await connected;
     } catch (error) {
@@ -151,22 +153,10 @@ async function checkRoots(directory: string): Promise<void> {
   if (!found.isDirectory() || found.uid !== 0) throw new Error(`${directory} is not a directory of root's`);
 }
 
-function listen(server: Server, path: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once('error', reject).listen(path, resolve);
-  });
-}
-
-function nextConnection(server: Server, signal: AbortSignal | undefined): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error(`not within ${CONNECTS_MS} ms`)), CONNECTS_MS);
-    const onAbort = () => reject(new Error('nobody waits for it any more'));
-    signal?.addEventListener('abort', onAbort, { once: true });
-    server.once('connection', (socket) => {
-      clearTimeout(timer);
-      signal?.removeEventListener('abort', onAbort);
-      socket.on('error', () => {}); // whoever uses it hears of its end
-      resolve(socket);
-    });
-  });
+/** Rejects when there is none in time, or nobody waits for it any more. */
+async function nextConnection(server: Server, signal: AbortSignal | undefined): Promise<Socket> {
+  const late = AbortSignal.timeout(CONNECTS_MS);
+  const options = { signal: signal === undefined ? late : anySignal([late, signal]) };
+  const [socket] = (await once(server, 'connection', options)) as [Socket];
+  return socket.on('error', () => {}); // whoever uses it hears of its end
 }

@@ -33,6 +33,8 @@ const LIVING_AT_ONCE = 120;
 const ALL_ENDED_MS = 180_000;
 const HALF_CREATED_MS = 60_000;
 const LONG_AGO = new Date(0);
+/** How many it may have been about to begin: for callers, and for its pool. */
+const LEFT_BY_A_KILL = ASKING_AT_ONCE + 2;
 const REAPER = '*/3 * * * * *';
 const RUN_MS = 120_000 + SANDBOXES * 600;
 
@@ -86,7 +88,8 @@ describe('many managers of one owner', () => {
       if (Object.values(ends).some((end) => end !== 0)) faults.push(`closed with ${JSON.stringify(ends)}`);
       for (const { id = '', memoryBytes } of kept) faults.push(...(await checkOnEngine(docker, { id, memoryBytes })));
       const drained = await drain(docker, { owner, socketDirectory });
-      await destroyAll({ owner, socketDirectory }, kept);
+      const left = await destroyAll({ owner, socketDirectory }, kept);
+      if (left > there.counts.kills * LEFT_BY_A_KILL) faults.push(`${left} directories had no sandbox`);
 
       faults.push(...(await findLeftovers(docker, { owner, temporary, socketDirectory, pids })));
       faults.push(...findGivenTwice(lives), ...findEndedEarly(lives, witness), ...there.faults);
@@ -233,13 +236,16 @@ async function drain(docker: Docker, { owner, socketDirectory }: Shared): Promis
   }
 }
 
-async function destroyAll(shared: Shared, lives: readonly Life[]): Promise<void> {
+/** Gives how many directories were left of sandboxes that never came. */
+async function destroyAll(shared: Shared, lives: readonly Life[]): Promise<number> {
   await using manager = new SandboxManager({ image: IMAGE, ...shared, pool: [], reaper: false });
   await manager.open();
   for (const { id = '' } of lives) await manager.destroy(id);
   // A manager that was killed may have made one for a sandbox that it hadn't begun to make. It goes when it is old.
-  for (const directory of await directoriesIn(shared.socketDirectory)) await utimes(directory, LONG_AGO, LONG_AGO);
+  const left = await directoriesIn(shared.socketDirectory);
+  for (const directory of left) await utimes(directory, LONG_AGO, LONG_AGO);
   await manager.prune();
+  return left.length;
 }
 
 /** Those of sandboxes. */
