@@ -44,7 +44,6 @@ export interface ManagerParts {
   /** When the reaper is to run; `undefined` for only when it is told to. */
   readonly schedule: string | undefined;
   readonly disk: DiskBounds;
-  readonly sockets: SandboxSockets;
 }
 
 /** What the parts have the manager do. */
@@ -165,6 +164,7 @@ export function assemble(options: ManagerOptions, { changed, remove, removed, ch
       egress,
       engine,
       connections,
+      sockets,
       pausing,
       records,
       leases,
@@ -183,6 +183,5 @@ export function assemble(options: ManagerOptions, { changed, remove, removed, ch
     reaper,
     schedule,
     disk,
-    sockets,
   };
 }

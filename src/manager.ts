@@ -247,7 +247,7 @@ export class SandboxManager implements AsyncDisposable {
     await this.#parts.warm.close();
     await this.#context.egress.close();
     await this.#context.inventory.close();
-    await this.#parts.sockets.close();
+    await this.#context.sockets.close();
     await this.#context.connections.close();
     this.#context.engine.close();
   }
@@ -275,7 +275,7 @@ export class SandboxManager implements AsyncDisposable {
     connections.destroyed(id);
     leases.forget(id);
     inventory.remove(id);
-    void this.#parts.sockets.remove(id);
+    void this.#context.sockets.remove(id);
     this.#parts.making.forget(id);
   }
 
@@ -283,7 +283,7 @@ export class SandboxManager implements AsyncDisposable {
     this.#context.lifecycle.intend(record.id, 'requested', ['stopped', 'destroyed']);
     await this.#context.engine.removeContainer(record.containerId);
     this.#forget(record.id, record);
-    await this.#parts.sockets.remove(record.id);
+    await this.#context.sockets.remove(record.id);
   }
 
   #checkOpen(): void {

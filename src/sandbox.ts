@@ -31,6 +31,7 @@ import type { SandboxRecord } from './record/record.js';
 import type { Pausing } from './fleet/pausing.js';
 import type { Records } from './fleet/records.js';
 import { toInfo, type SandboxInfo } from './sandbox-info.js';
+import type { SandboxSockets } from './sandbox-sockets.js';
 import { fields, parseInput, renewOptionsSchema } from './schemas.js';
 import type { Telemetry } from './telemetry.js';
 
@@ -67,6 +68,7 @@ export interface SandboxContext {
   readonly egress: Egress;
   readonly engine: Engine;
   readonly connections: SandboxConnections;
+  readonly sockets: SandboxSockets;
   readonly records: Records;
   readonly pausing: Pausing;
   readonly leases: KnownLeases;
@@ -299,6 +301,7 @@ export class Sandbox implements AsyncDisposable {
     this.#context.connections.destroyed(this.id);
     this.#context.leases.forget(this.id);
     this.#context.inventory.remove(this.id);
+    await this.#context.sockets.remove(this.id);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -4,11 +4,12 @@ import { chmod, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 
-import type { CreateOptions, ManagerOptions, Sandbox, SandboxManager } from '../../src/index.js';
+import { SandboxManager, type CreateOptions, type ManagerOptions, type Sandbox } from '../../src/index.js';
 import { WardenContainer } from '../fixtures/warden-container.js';
 import {
   dockerClient,
   eventually,
+  IMAGE,
   makeSocketDirectory,
   newOwner,
   removeAll,
@@ -108,6 +109,15 @@ describe('managers that have a directory with the engine in common', () => {
     await expect(echo(sandbox)).rejects.toMatchObject({ code: 'wrong_state' });
     await maker.unpause(id);
     expect(await echo(sandbox)).toBe('here\n');
+  });
+
+  it('leave none when one is destroyed, if they were never opened', async () => {
+    const manager = new SandboxManager({ image: IMAGE, owner, socketDirectory, reaper: false });
+    managers.push(manager);
+    const sandbox = await manager.create(SMALL);
+    expect(await directories()).toEqual([sandbox.id]);
+    await sandbox.destroy();
+    expect(await directories()).toEqual([]);
   });
 
   it('keep no directory of one that is gone, whoever removed it and whoever has died', async () => {
