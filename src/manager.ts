@@ -283,7 +283,7 @@ export class SandboxManager implements AsyncDisposable {
     this.#context.lifecycle.intend(record.id, 'requested', ['stopped', 'destroyed']);
     await this.#context.engine.removeContainer(record.containerId);
     this.#forget(record.id, record);
-    await this.#context.sockets.remove(record.id);
+    await this.#context.sockets.remove(record.id); // as it has begun to
   }
 
   #checkOpen(): void {

@@ -60,7 +60,7 @@ export class SandboxSockets {
       return { source, target: TARGET };
     } catch (error) {
       throw new SandyardError('config_invalid', `SANDBOX_SOCKET_DIR is ${this.#parts.directory}: ${String(error)}.`, {
-        hint: 'Give a directory that the manager can make others in, or leave it out.',
+        hint: "Give a directory of root's that the manager can make others in, or leave it out.",
         cause: error,
       });
     }
@@ -87,7 +87,7 @@ export class SandboxSockets {
     } finally {
       server.on('connection', (socket) => socket.destroy()); // it may do so twice
       server.close();
-      await rm(shown, { force: true });
+      await rm(shown, { force: true }).catch(() => {}); // it goes with the directory
     }
   }
 

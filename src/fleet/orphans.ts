@@ -34,7 +34,7 @@ export interface OrphanParts {
   readonly log: Log;
   readonly telemetry: Telemetry;
   readonly owner: string;
-  /** What there is of sandboxes on the machine itself, which nobody needs to be told of. */
+  /** Has directories of sandboxes, whose orphans are removed, too, and aren't answered. */
   readonly sockets: SandboxSockets;
 }
 
