@@ -109,10 +109,10 @@ function openTown(owner: string, { temporary, socketDirectory }: { temporary: st
     SANDBOX_MEMORY: String(USUAL_MEMORY_BYTES),
     SANDBOX_POOL_SIZE: '4',
     SANDBOX_POOL_MAX: '12',
-    SANDBOX_SOCKET_DIR: socketDirectory,
     TMPDIR: temporary,
   };
-  const service = { ...env, SANDBOX_REAPER_SCHEDULE: REAPER };
+  // The library has the engine make its ways in, as the services must into what it has made.
+  const service = { ...env, SANDBOX_SOCKET_DIR: socketDirectory, SANDBOX_REAPER_SCHEDULE: REAPER };
   const library = { ...env, MANY_REAPER: REAPER, MANY_HALF_CREATED_MS: String(HALF_CREATED_MS) };
   return new Town({
     'service one': () => startService('service one', service),
