@@ -11,10 +11,18 @@ import {
 } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { ROOT, SetupFailure, hashContents, isMain, reportFailure } from './setup/common.mjs';
+import { bundlePrograms } from './setup/programs.mjs';
 
 const DIST = join(ROOT, 'dist');
 const STAMP = join(DIST, '.stamp');
-const INPUTS = ['src', 'tsconfig.json', 'tsconfig.build.json', 'package-lock.json', 'scripts/build.mjs'];
+const INPUTS = [
+  'src',
+  'tsconfig.json',
+  'tsconfig.build.json',
+  'package-lock.json',
+  'scripts/build.mjs',
+  'scripts/setup/programs.mjs',
+];
 
 const SWAGGER_UI = join(ROOT, 'node_modules/swagger-ui-dist');
 const SWAGGER_FILES = [
@@ -27,13 +35,15 @@ const SWAGGER_FILES = [
 ];
 
 /** Fills dist from src. Does nothing when dist is what these sources give already. Says whether it built. */
-export function build({ log = console.log } = {}) {
+export async function build({ log = console.log } = {}) {
   const hash = hashContents(INPUTS);
   if (isBuilt(hash)) return false;
   log('Compiling src into dist …');
   // Without its stamp, a dist that is half written is never taken for a good one
   rmSync(STAMP, { force: true });
-  const files = [...compile(), ...copyDocs()];
+  const compiled = [...compile(), ...copyDocs()];
+  const { written, replaced } = await bundlePrograms();
+  const files = [...compiled.filter((file) => !replaced.includes(file)), ...written];
   makeExecutable();
   removeAllBut(new Set(files));
   writeFileSync(STAMP, JSON.stringify({ hash, files: files.map((file) => relative(DIST, file)) }));
@@ -98,7 +108,7 @@ function removeEmptyFolders(folder) {
 
 if (isMain(import.meta.url)) {
   try {
-    if (!build()) console.log(`${relative(ROOT, dirname(STAMP))} is up to date.`);
+    if (!(await build())) console.log(`${relative(ROOT, dirname(STAMP))} is up to date.`);
   } catch (error) {
     reportFailure(error);
   }

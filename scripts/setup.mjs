@@ -16,7 +16,7 @@ export { stopEngine };
 export async function setup({ log = console.log } = {}) {
   checkNode();
   await ensurePackages({ log });
-  build({ log });
+  await build({ log });
   const { address, startedEngine } = await ensureEngine({ log });
   const { describeAddress } = await import('../dist/engine/discovery.js');
   const image = await ensureSandboxImage(address, { log });

@@ -47,7 +47,7 @@ let startedEngine;
 try {
   checkNode();
   await ensurePackages({ log: console.log });
-  build({ log: console.log });
+  await build({ log: console.log });
   for (const [name, [program, args]] of Object.entries(CHECKS)) if (wants(name)) await check(name, program, args);
   if (wants('unit')) await suite('unit', {});
   if (SUITES.slice(1).some(wants)) await testOnEngine();

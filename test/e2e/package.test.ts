@@ -1,7 +1,7 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 
 import { SandboxManager } from '../../src/index.js';
 import { IMAGE, newOwner, removeAll, run } from '../fixtures/run.js';
@@ -100,6 +100,26 @@ describe('the packed package', () => {
     const env = { ...process.env, SANDBOX_OWNER: owner, SANDBOX_IMAGE: IMAGE };
     const { stdout } = await run(bin, ['run', '--rm', '--', 'node', '-p', '6 * 7'], { env });
     expect(stdout).toBe('42\n');
+  });
+
+  it('has programs that need no other package, and the licenses of what is in them', async () => {
+    const alone = await mkdtemp(join(tmpdir(), 'sandyard-programs-'));
+    onTestFinished(() => rm(alone, { recursive: true }));
+    await run('tar', ['-xzf', tarball, '-C', alone]);
+    const dist = join(alone, 'package/dist');
+    const env = { ...process.env, SANDBOX_OWNER: owner, SANDBOX_IMAGE: IMAGE };
+    const { stdout } = await run('node', [join(dist, 'cli/main.js'), 'run', '--rm', '--', 'echo', 'here'], { env });
+    expect(stdout).toBe('here\n');
+    await using service = await startServiceProcess(
+      { SANDBOX_OWNER: owner },
+      { command: [join(dist, 'http/main.js')] },
+    );
+    expect((await call(service, 'GET', { path: '/readyz' })).status).toBe(200);
+    expect((await call(service, 'GET', { path: '/docs/swagger-ui.css' })).status).toBe(200);
+    const licenses = await readFile(join(dist, 'programs/LICENSES.txt'), 'utf8');
+    for (const name of ['dockerode', 'express', 'pino', 'zod'])
+      expect(licenses).toMatch(new RegExp(`^${name} \\d`, 'm'));
+    expect(licenses).not.toMatch(/^(@grpc\/grpc-js|ssh2) /m);
   });
 
   it('works as a service', async () => {
