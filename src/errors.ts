@@ -132,3 +132,13 @@ export class SandyardError extends Error {
 export function isSandyardError(error: unknown, code?: ErrorCode): error is SandyardError {
   return error instanceof SandyardError && (code === undefined || error.code === code);
 }
+
+/** What `answer` gives; `undefined` where it fails because the sandbox, container or command is gone. */
+export async function unlessGone<T>(answer: Promise<T>): Promise<T | undefined> {
+  try {
+    return await answer;
+  } catch (error) {
+    if (isSandyardError(error, 'sandbox_not_found')) return undefined;
+    throw error;
+  }
+}

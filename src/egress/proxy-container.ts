@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Channel } from '../channel/channel.js';
 import type { EgressSettings } from '../egress-settings.js';
 import type { Engine, ImageInfo } from '../engine/engine.js';
-import { isSandyardError, SandyardError } from '../errors.js';
+import { isSandyardError, SandyardError, unlessGone } from '../errors.js';
 import { SandboxFiles } from '../files/files.js';
 import { exec, spawn } from '../process/process.js';
 import { SandboxProcesses } from '../process/processes.js';
@@ -168,7 +168,7 @@ async function ensureContainer(parts: ProxyParts, program: ProxyProgram): Promis
   const name = `${PROXY_PREFIX}${owner}-${program.hash}`;
   const until = Date.now() + MAKING_MS;
   for (let tries = 0; tries < TRIES;) {
-    const found = await find(engine, name);
+    const found = await unlessGone(engine.inspectContainer(name));
     if (found?.state === 'running') return found.id;
     if (found === undefined) {
       tries += 1;
@@ -184,15 +184,6 @@ async function ensureContainer(parts: ProxyParts, program: ProxyProgram): Promis
   throw new SandyardError('engine_error', `The egress proxy ${name} can't be started.`, {
     hint: `Look at it with \`docker inspect ${name}\`, or remove it: it is made anew.`,
   });
-}
-
-async function find(engine: Engine, name: string) {
-  try {
-    return await engine.inspectContainer(name);
-  } catch (error) {
-    if (isSandyardError(error, 'sandbox_not_found')) return undefined;
-    throw error;
-  }
 }
 
 function unlessTaken(error: unknown): undefined {

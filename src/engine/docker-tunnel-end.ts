@@ -1,7 +1,7 @@
 import type Docker from 'dockerode';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { isSandyardError, SandyardError } from '../errors.js';
+import { SandyardError, unlessGone } from '../errors.js';
 import { QUICK_MS, type EngineConnection } from './connection.js';
 import { engineUnavailable, translateEngineError, WARDEN_HINT } from './engine-errors.js';
 
@@ -29,6 +29,7 @@ export async function explainEnd(
   const about = { doing: 'open a tunnel', container: end.container };
   const until = Date.now() + SETTLE_MS;
   for (let waitMs = 10; ; waitMs = Math.min(waitMs * 2, 200)) {
+    // The engine forgets the execs of a container that was removed, and of all when it was restarted.
     const [exec, container] = await Promise.all([
       unlessGone(inspectExec(connection, end)),
       unlessGone(inspectContainer(connection, end)),
@@ -80,16 +81,6 @@ function inspectContainer(
     { operation: 'inspect_container', doing: 'inspect', container, deadlineMs: QUICK_MS, idempotent: true },
     (docker, abortSignal) => docker.getContainer(container).inspect({ abortSignal }),
   );
-}
-
-/** The engine forgets the execs of a container that was removed, and of all when it was restarted. */
-async function unlessGone<T>(found: Promise<T>): Promise<T | undefined> {
-  try {
-    return await found;
-  } catch (error) {
-    if (isSandyardError(error, 'sandbox_not_found')) return undefined;
-    throw error;
-  }
 }
 
 /** Runtimes under which the streams of a command end with its container. */

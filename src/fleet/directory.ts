@@ -3,7 +3,7 @@ import pLimit from 'p-limit';
 import type { Ceilings } from '../config.js';
 import type { SandboxConnections } from '../connections.js';
 import type { CallOptions, Engine } from '../engine/engine.js';
-import { isSandyardError, SandyardError } from '../errors.js';
+import { isSandyardError, SandyardError, unlessGone } from '../errors.js';
 import type { Inventory } from './inventory.js';
 import type { Log } from '../log.js';
 import {
@@ -65,13 +65,13 @@ export class SandboxDirectory {
     const { inventory, connections } = this.#parts;
     // What there is a connection to, or what the engine has told of, is there, and is ours.
     const known = inventory.live ? inventory.find(id) : connections.connected(id);
-    if (known?.warm === false) return known;
+    if (known !== undefined) return known.warm ? unlessGone(this.#readClaimed(known)) : known;
     // An id that can't be one isn't asked for: it would become part of a path. One that was just claimed may be renamed
     // between two looks, and is renamed once.
     const names = fields.id.safeParse(id).success ? [containerName(id), poolName(id), containerName(id)] : [];
     for (const name of names) {
-      const record = await this.#inspect(name, options);
-      if (record?.warm === false) return record;
+      const record = await unlessGone(this.#inspect(name, options));
+      if (record !== undefined) return record;
     }
     return undefined;
   }
@@ -139,18 +139,18 @@ export class SandboxDirectory {
     }
   }
 
-  /** The sandbox of that container, if it is this owner's, and as what it was claimed, if it was. */
+  /** The sandbox of that container, if it is this owner's and not one that nobody has claimed. */
   async #inspect(name: string, { signal }: CallOptions): Promise<SandboxRecord | undefined> {
-    const { engine, records, owner } = this.#parts;
-    try {
-      const record = toRecord(await engine.inspectContainer(name, { signal }));
-      if (record?.owner !== owner) return undefined;
-      const claim = record.warm ? await records.readClaim(record) : undefined;
-      return claim === undefined ? record : claimedAs(record, claim);
-    } catch (error) {
-      if (isSandyardError(error, 'sandbox_not_found')) return undefined;
-      throw error;
-    }
+    const { engine, owner } = this.#parts;
+    const record = toRecord(await engine.inspectContainer(name, { signal }));
+    if (record?.owner !== owner) return undefined;
+    return record.warm ? this.#readClaimed(record) : record;
+  }
+
+  /** A warm one as what it was claimed; `undefined` when nobody has. */
+  async #readClaimed(record: SandboxRecord): Promise<SandboxRecord | undefined> {
+    const claim = await this.#parts.records.readClaim(record);
+    return claim && claimedAs(record, claim);
   }
 
   /** What a warm one was claimed as. Whoever claimed it and has died since may have left it its old name. */

@@ -11,6 +11,8 @@ import { claimedAs, poolName, toRecord, type Claim, type SandboxRecord } from '.
 
 /** How many are looked after at once: removing is work for the engine, and nobody waits for it. */
 const AT_ONCE = 3;
+/** By how much the schedules of managers differ at the most that say the same: else all would look after each at once. */
+const SPREAD_MS = 1000;
 /** How often a schedule looks for orphans, which are in nobody's way. */
 const ORPHANS_EVERY_MS = 10 * 60_000;
 /**
@@ -97,7 +99,7 @@ export class Reaper {
     const run = () => (this.#running = withContext({ actor: 'reaper' }, () => this.#runScheduled(signal)));
     const say = (message: string | Error) => this.#parts.log.debug({}, String(message));
     const logger = { debug: say, info: say, warn: say, error: say }; // it would print to the console
-    this.#task = schedule(checkSchedule(expression), run, { noOverlap: true, logger });
+    this.#task = schedule(checkSchedule(expression), run, { noOverlap: true, maxRandomDelay: SPREAD_MS, logger });
   }
 
   /** Gives up what the schedule has begun, and returns when that has ended. */

@@ -91,6 +91,9 @@ it('asks the engine for nothing that is known, and for its names where it is not
   await directory.find('plain', {});
   await directory.all({});
   expect(engine.calls).toHaveLength(before);
+  await directory.find('late', {}); // by its record alone
+  expect(engine.calls.slice(before).map(({ method }) => method)).toEqual(['readContainerLink']);
+  engine.calls.length = before;
   await directory.find('none', {}).catch(() => {});
   expect(engine.calls.slice(before).map(({ args }) => args[0])).toEqual([
     'sandyard-none',
