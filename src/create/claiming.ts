@@ -20,14 +20,14 @@ export interface Wanted {
 interface WriteOptions extends Wanted {
   /** Of the record as last seen, when there was no claim in it. */
   readonly version: bigint;
-  /** When nobody waits for it any more: nothing is sent then. */
-  readonly late: AbortSignal;
+  /** Whether nobody waits for it any more: nothing is sent then. */
+  readonly isLate: () => boolean;
 }
 
 /** Writes a claim to the record of a warm sandbox, unless somebody else has. Throws what keeps it from being known. */
 export async function writeClaim(
   channel: Channel,
-  { claim, blob, version: seen, late }: WriteOptions,
+  { claim, blob, version: seen, isLate }: WriteOptions,
 ): Promise<'claimed' | 'lost'> {
   const change = {
     ttlMs: claim.ttlMs,
@@ -38,7 +38,7 @@ export async function writeClaim(
     blob,
   };
   let version = seen;
-  for (let tries = 0; tries < TRIES && !late.aborted; tries += 1) {
+  for (let tries = 0; tries < TRIES && !isLate(); tries += 1) {
     try {
       await channel.setRecord({ ...change, version });
       return 'claimed';

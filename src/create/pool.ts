@@ -129,7 +129,7 @@ export class Pool {
       return record;
     } finally {
       this.#claiming.delete(claiming);
-      this.#makeMissing();
+      setImmediate(() => this.#makeMissing()); // whoever has claimed one needn't wait for that
     }
   }
 
@@ -138,9 +138,9 @@ export class Pool {
     if (!inventory.live) return undefined;
     const until = performance.now() + ANSWER_MS;
     // Its own first: two managers that claim at once are seldom in each other's way then.
-    const rank = (id: string) => (this.#own.has(id) ? 2 : Number(connections.isOpen(id)));
-    const members = this.#members(key).toSorted((a, b) => rank(b.id) - rank(a.id));
-    for (const { id } of members) {
+    const [own, others] = partition(this.#members(key), ({ id }) => this.#own.has(id));
+    const [open, closed] = partition(others, ({ id }) => connections.isOpen(id));
+    for (const { id } of [...own, ...open, ...closed]) {
       const [record, seen] = [inventory.find(id), this.#seen.get(id)];
       const leftMs = until - performance.now();
       if (leftMs <= 0 || this.#closed) return undefined;
@@ -176,13 +176,13 @@ export class Pool {
     wanted: Wanted & { version: bigint },
     ms: number,
   ): Promise<'claimed' | 'lost' | 'unfit'> {
-    const late = new AbortController();
+    let late = false;
     const held = this.#parts.connections.hold(record);
-    const writing = writeClaim(held.channel, { ...wanted, late: late.signal });
+    const writing = writeClaim(held.channel, { ...wanted, isLate: () => late });
     try {
       return await within(writing, ms);
     } catch (error) {
-      late.abort();
+      late = true;
       this.#parts.log.warn({ sandbox: record.id, error }, 'a warm sandbox could not be claimed');
       void this.#clearUp(record, wanted.blob, writing);
       return 'unfit';
@@ -345,6 +345,12 @@ export class Pool {
       this.#parts.log.debug({ sandbox: claimed.id, error }, 'a claimed sandbox has its old name yet');
     }
   }
+}
+
+function partition<T>(all: readonly T[], belongs: (one: T) => boolean): [T[], T[]] {
+  const parts: [T[], T[]] = [[], []];
+  for (const one of all) parts[belongs(one) ? 0 : 1].push(one);
+  return parts;
 }
 
 function renewalOf(leaseLeftMs: number | null): number {
