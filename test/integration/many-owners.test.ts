@@ -35,6 +35,8 @@ const HALF_CREATED_MS = 60_000;
 const LONG_AGO = new Date(0);
 /** How many it may have been about to begin: for callers, and for its pool. */
 const LEFT_BY_A_KILL = ASKING_AT_ONCE + 2;
+/** How many of the library's managers don't share the directory. */
+const THROUGH_ENGINE = 0.25;
 const REAPER = '*/3 * * * * *';
 const RUN_MS = 120_000 + SANDBOXES * 600;
 
@@ -111,13 +113,16 @@ function openTown(owner: string, { temporary, socketDirectory }: { temporary: st
     SANDBOX_POOL_MAX: '12',
     TMPDIR: temporary,
   };
-  // The library has the engine make its ways in, as the services must into what it has made.
-  const service = { ...env, SANDBOX_SOCKET_DIR: socketDirectory, SANDBOX_REAPER_SCHEDULE: REAPER };
-  const library = { ...env, MANY_REAPER: REAPER, MANY_HALF_CREATED_MS: String(HALF_CREATED_MS) };
+  const direct = { ...env, SANDBOX_SOCKET_DIR: socketDirectory };
+  const service = { ...direct, SANDBOX_REAPER_SCHEDULE: REAPER };
+  const settings = { MANY_REAPER: REAPER, MANY_HALF_CREATED_MS: String(HALF_CREATED_MS) };
+  const random = new Random(SEED);
+  // One that has the engine make its ways in, as the services must into what it has made.
+  const library = () => ({ ...(random.next() < THROUGH_ENGINE ? env : direct), ...settings });
   return new Town({
     'service one': () => startService('service one', service),
     'service two': () => startService('service two', service),
-    library: () => startLibrary('library', library),
+    library: () => startLibrary('library', library()),
   });
 }
 
