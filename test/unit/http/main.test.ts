@@ -84,7 +84,7 @@ describe('the program', () => {
     expect(stderr.trimEnd().split('\n')).toHaveLength(2);
   });
 
-  test('answers although nobody reads its log, and ends all the same', async () => {
+  test('answers although nobody reads its log, and ends all the same', { timeout: 30_000 }, async () => {
     const port = await freePort();
     const child = start({ PORT: String(port), SANDBOX_LOG_LEVEL: 'info' });
     try {
