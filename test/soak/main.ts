@@ -112,6 +112,7 @@ async function run({ minutes, atOnce, seed }: { minutes: number; atOnce: number;
     const tally = new Tally();
     const samples = await soakThrough(ground, tally, { minutes, atOnce, docker });
     const left = await waitForNothing(() => findLeft(ground, docker, label));
+    await ground.resident.destroy();
     await service.close();
     return {
       seed,

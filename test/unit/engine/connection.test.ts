@@ -257,6 +257,20 @@ describe('a call', () => {
     expect(daemon.count('GET /info')).toBe(2);
   });
 
+  it('leaves few connections open, however many there were at once', async () => {
+    let most = 0;
+    const connection = await start(async ({ path }) => {
+      if (path === '/images/json') await sleep(100);
+      most = Math.max(most, daemon.connections);
+      return false;
+    });
+    await Promise.all(Array.from({ length: 40 }, () => connection.call(settings, listImages)));
+    expect(most).toBeGreaterThanOrEqual(40);
+    await expect.poll(() => daemon.connections).toBeLessThanOrEqual(20);
+    expect(daemon.connections).toBeGreaterThan(1);
+    connection.close();
+  });
+
   it('survives a restart of the engine', async () => {
     const connection = await start();
     await Promise.all(Array.from({ length: 5 }, () => connection.call({ ...settings, idempotent: true }, listImages)));
