@@ -86,9 +86,9 @@ function readLicenses(inputs) {
     .toSorted((one, other) => one.localeCompare(other))
     .map((folder) => {
       const { name, version, license } = JSON.parse(readFileSync(join(ROOT, folder, 'package.json'), 'utf8'));
-      const file = readdirSync(join(ROOT, folder)).find((found) => /^licen[cs]e/i.test(found));
-      const text = file === undefined ? `License: ${license}` : readFileSync(join(ROOT, folder, file), 'utf8').trim();
-      return `${name} ${version}\n\n${text}\n`;
+      const files = readdirSync(join(ROOT, folder)).filter((found) => /^(licen[cs]e|notice)/i.test(found));
+      const texts = files.map((file) => readFileSync(join(ROOT, folder, file), 'utf8').trim());
+      return [`${name} ${version} (${license})`, ...texts].join('\n\n') + '\n';
     });
   return `The programs of Sandyard have parts of these packages in them.\n\n${texts.join(`\n${'-'.repeat(72)}\n\n`)}`;
 }

@@ -11,7 +11,7 @@ import { claimedAs, poolName, toRecord, type Claim, type SandboxRecord } from '.
 
 /** How many are looked after at once: removing is work for the engine, and nobody waits for it. */
 const AT_ONCE = 3;
-/** By how much the schedules of managers differ at the most that say the same: else all would look after each at once. */
+/** Managers with the same schedule run up to so much after it: else all would look at each sandbox at the same moment. */
 const SPREAD_MS = 1000;
 /** How often a schedule looks for orphans, which are in nobody's way. */
 const ORPHANS_EVERY_MS = 10 * 60_000;

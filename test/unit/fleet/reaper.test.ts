@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 
 import { EngineClock } from '../../../src/record/engine-clock.js';
 import { SandyardError } from '../../../src/errors.js';
@@ -561,6 +561,23 @@ describe('the schedule', () => {
   it.each(['', 'often', '* * *', '61 * * * * *', '* * * * * * *'])('refuses %j', (expression) => {
     const { reaper } = garden();
     expect(() => reaper.start(expression)).toThrow(expect.objectContaining({ code: 'config_invalid' }));
+  });
+
+  it('runs up to a second after its time, so that managers do not all run at once', async () => {
+    vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'], now: NOW });
+    const random = vi.spyOn(Math, 'random').mockReturnValue(0.7);
+    onTestFinished(() => random.mockRestore());
+    const { engine, reaper } = garden();
+    reaper.start('*/5 * * * * *');
+    await vi.advanceTimersByTimeAsync(5600);
+    expect(engine.count('listContainers')).toBe(0);
+    await vi.advanceTimersByTimeAsync(200);
+    expect(engine.count('listContainers')).toBe(1);
+    await vi.advanceTimersByTimeAsync(4500);
+    await reaper.stop(); // with the next one put off
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(engine.count('listContainers')).toBe(1);
+    expect(vi.getTimerCount()).toBe(0);
   });
 
   it('runs on time, never twice at once, goes on after a failure, and stops', async () => {
