@@ -87,8 +87,8 @@ function readLicenses(inputs) {
     .map((folder) => {
       const { name, version, license } = JSON.parse(readFileSync(join(ROOT, folder, 'package.json'), 'utf8'));
       const files = readdirSync(join(ROOT, folder)).filter((found) => /^(licen[cs]e|notice)/i.test(found));
-      const texts = files.map((file) => readFileSync(join(ROOT, folder, file), 'utf8').trim());
-      return [`${name} ${version} (${license})`, ...texts].join('\n\n') + '\n';
+      const whole = files.map((file) => readFileSync(join(ROOT, folder, file), 'utf8').trim());
+      return [`${name} ${version} (${license})`, ...whole].join('\n\n') + '\n';
     });
   return `The programs of Sandyard have parts of these packages in them.\n\n${texts.join(`\n${'-'.repeat(72)}\n\n`)}`;
 }
