@@ -5,7 +5,15 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     projects: [
-      { test: { name: 'unit', include: ['test/unit/**/*.test.ts'], testTimeout: 10_000 } },
+      {
+        test: {
+          name: 'unit',
+          include: ['test/unit/**/*.test.ts'],
+          testTimeout: 10_000,
+          setupFiles: ['test/fixtures/properties.ts'],
+          env: { SANDBOX_SOCKET_DIR: 'none' }, // their engines could not mount it
+        },
+      },
       {
         test: {
           name: 'integration',

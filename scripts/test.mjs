@@ -20,6 +20,10 @@ const RUN_LABEL = 'sandyard.test-run';
 /** Volumes that managers fill with the warden, for images that have none. */
 const WARDEN_VOLUMES = 'sandyard-warden-';
 
+/** Of what a failed test says at the end: the log has the rest. */
+const MESSAGE_LINES = 6;
+const LINE_CHARACTERS = 1000;
+
 /** Checks that need no engine. */
 const CHECKS = {
   format: ['prettier', ['--check', '--log-level', 'warn', '.']],
@@ -126,17 +130,20 @@ async function suite(name, env) {
 /** What failed, once more beside the sums: who reads the end of a long log should see it. */
 function describeFailures(files) {
   return files.flatMap(({ name, message, assertionResults }) => [
-    ...(assertionResults.length === 0 ? [`  ${relative(ROOT, name)}: ${firstLine(message)}`] : []),
+    ...(assertionResults.length === 0 ? [`  ${relative(ROOT, name)}: ${beginning(message)}`] : []),
     ...assertionResults
       .filter(({ status }) => status === 'failed')
       .map(
-        ({ fullName, failureMessages: [said = ''] }) => `  ${relative(ROOT, name)}: ${fullName}: ${firstLine(said)}`,
+        ({ fullName, failureMessages: [said = ''] }) => `  ${relative(ROOT, name)}: ${fullName}: ${beginning(said)}`,
       ),
   ]);
 }
 
-function firstLine(text) {
-  return text.trim().split('\n', 1)[0];
+/** What it says, but for where: of a property also the seed, and for what it didn't hold, which may be long. */
+function beginning(text) {
+  const [said] = text.trim().split(/\n\s+at /, 1);
+  const lines = said.split('\n').map((line) => line.slice(0, LINE_CHARACTERS));
+  return lines.slice(0, MESSAGE_LINES).join('\n    ');
 }
 
 /** For the table in SANDBOX.md. */

@@ -344,6 +344,21 @@ describe('input', () => {
     await process.endInput();
   });
 
+  it('may be under way when the process ends', async () => {
+    const { warden, channel } = start({ deaf: (process) => process.forever() });
+    warden.intercept = ({ type }) => {
+      if (type === FrameType.stdin) warden.processes.get('deaf')?.end('exited', { exitCode: 0 });
+      return false;
+    };
+    const process = channel.spawn(request(['deaf'], { id: 'deaf', stdin: true }));
+    await process.write(Buffer.from('abc'));
+    await process.endInput();
+    process.discard();
+    expect(await process.exit).toMatchObject({ outcome: 'exited', exitCode: 0 });
+    await channel.ping();
+    expect(warden.connects).toBe(1);
+  });
+
   it('is refused after its end, and by a process that has none', async () => {
     const { channel } = start();
     const process = channel.spawn(request(['cat'], { stdin: true }));
