@@ -37,8 +37,11 @@ export class Tunnel {
   readonly #events: TunnelEvents;
   readonly #outbox: Outbox;
   readonly #streams = new Map<number, StreamOwner>();
-  /** Streams that we closed, and on which something may come yet. Forgotten after two answers to PING. */
-  #closedStreams = [new Set<number>(), new Set<number>()] as const;
+  /**
+   * Streams that we closed, and on which something may come yet: until the answer to a PING that was sent after that. With
+   * the last PING before it, the oldest first.
+   */
+  readonly #closedStreams = new Map<number, number>();
   #abandoned = 0;
   #lastStream = 0;
   #greeted = false;
@@ -106,7 +109,7 @@ export class Tunnel {
   /** Lets go of a process; which the warden is told with the next write. */
   detach(stream: number): void {
     if (!this.#streams.delete(stream)) return;
-    this.#closedStreams[0].add(stream);
+    this.#closedStreams.set(stream, this.#lastToken);
     this.#outbox.lazily({ collect: () => encodeDetach(stream) }, { urgent: false });
   }
 
@@ -181,7 +184,7 @@ export class Tunnel {
     if (stream === 0) return this.#takeOwn(type, payload);
     const owner = this.#streams.get(stream);
     if (owner !== undefined) return owner.take(type, payload);
-    if (this.#closedStreams.some((streams) => streams.has(stream))) return;
+    if (this.#closedStreams.has(stream)) return;
     throw new ProtocolFault(`there is no stream ${stream}`);
   }
 
@@ -200,19 +203,17 @@ export class Tunnel {
     const token = decodePong(payload);
     const onPong = this.#pings.get(token);
     if (!this.#pings.delete(token)) throw new ProtocolFault('it answered a question that was not asked');
-    const [recent, old] = this.#closedStreams;
-    old.clear();
-    this.#closedStreams = [old, recent];
+    for (const [stream, lastToken] of this.#closedStreams) {
+      if (lastToken >= token) break;
+      this.#closedStreams.delete(stream);
+    }
     onPong?.();
   }
 
   #freeStream(): number {
     do {
       this.#lastStream = this.#lastStream === MAX_STREAM ? 1 : this.#lastStream + 1;
-    } while (
-      this.#streams.has(this.#lastStream) ||
-      this.#closedStreams.some((streams) => streams.has(this.#lastStream))
-    );
+    } while (this.#streams.has(this.#lastStream) || this.#closedStreams.has(this.#lastStream));
     return this.#lastStream;
   }
 
