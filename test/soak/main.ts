@@ -17,7 +17,7 @@ import { removeLabelled } from '../bench/by-hand.js';
 import { Random } from '../fixtures/many/random.js';
 import type { Ground } from './ground.js';
 import { live, Tally } from './lives.js';
-import { judge, measure, QUANTITIES, type Sample, type Verdict } from './measures.js';
+import { judge, measure, type Sample, type Verdict } from './measures.js';
 
 /*
  * Uses one manager, and a service of it, for as long as it is told, as hard as the machine can; and looks again and again,
@@ -188,9 +188,9 @@ function format({ seed, minutes, cores, counts, faults, left, verdicts }: Outcom
     ...Object.entries(counts).filter(([what]) => what !== 'faults'),
     ['faults', counts['faults'] ?? 0],
     ['left', left.length],
-    ...verdicts.map(({ quantity, begin, end, flat }) => [
+    ...verdicts.map(({ quantity, begin, end, growth, flat }) => [
       quantity,
-      `${round(begin)} at first, ${round(end)} at last${flat ? '' : `: grows by more than ${QUANTITIES[quantity]}`}`,
+      `${round(begin)} at first, ${round(end)} at last${flat ? '' : `: grows by more than ${round(growth)}`}`,
     ]),
   ];
   const width = Math.max(...rows.map(([name]) => String(name).length)) + 2;

@@ -12,9 +12,9 @@ const MIB = 1024 * 1024;
 const QUIET_MS = 1500;
 
 /**
- * What may grow while it should not, of this process and of the resident sandbox's PID 1; and by how much it may, which is
- * what a minute leaves open for the next: connections that are kept alive, with the timers of both their ends. What is held
- * on to once in a hundred uses grows by more in three minutes.
+ * What may grow while it should not, of this process and of the resident sandbox's PID 1; and by how much it may in three
+ * minutes, which is what a minute leaves open for the next: connections that are kept alive, with the timers of both their
+ * ends. What is held on to once in a hundred uses grows by more.
  */
 export const QUANTITIES = {
   'heap, MiB': 8,
@@ -73,6 +73,8 @@ export interface Verdict {
   /** The least of the first third, and of the last: a leak raises it, what a moment leaves lying about does not. */
   readonly begin: number;
   readonly end: number;
+  /** How much more that may be: the least of many has less of chance in it than that of one. */
+  readonly growth: number;
   readonly flat: boolean;
 }
 
@@ -81,7 +83,8 @@ export function judge(samples: readonly Sample[]): Verdict[] {
   return (Object.keys(QUANTITIES) as Quantity[]).map((quantity) => {
     const least = (of: readonly Sample[]) => Math.min(...of.map((sample) => sample[quantity]));
     const [begin, end] = [least(samples.slice(0, third)), least(samples.slice(-third))];
-    return { quantity, begin, end, flat: end - begin <= QUANTITIES[quantity] };
+    const growth = QUANTITIES[quantity] / Math.sqrt(third);
+    return { quantity, begin, end, growth, flat: end - begin <= growth };
   });
 }
 
