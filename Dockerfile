@@ -38,7 +38,6 @@ COPY tsconfig.json tsconfig.build.json ./
 COPY scripts scripts
 COPY src src
 RUN npm run build \
- && npm prune --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error \
  && find dist -name '*.map' -delete \
  && mkdir state
 
@@ -49,7 +48,7 @@ LABEL org.opencontainers.image.title="Sandyard" \
       org.opencontainers.image.licenses="MIT" \
       sandyard.image="service"
 WORKDIR /app
-COPY --from=build /app/node_modules node_modules
+# The programs have in them what they need of packages, so none are installed.
 COPY --from=build /app/dist dist
 COPY package.json LICENSE ./
 # For SANDBOX_STATE_DIR: a volume that is mounted here belongs to the same user.

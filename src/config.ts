@@ -106,7 +106,7 @@ export interface ServiceConfig {
   readonly admission: AdmissionSettings;
   readonly pool: PoolSettings;
   readonly egress: EgressSettings;
-  readonly socketDirectory: string | undefined;
+  readonly socketDirectory: string;
   readonly reaper: { readonly schedule: string; readonly dryRun: boolean };
   readonly maxUploadBytes: number;
   /** None are called unless there are any. */
@@ -234,7 +234,7 @@ function toManagerDefaults(values: Values): ManagerDefaults {
     admission,
     pool,
     egress: toEgress(values),
-    socketDirectory: values.SANDBOX_SOCKET_DIR,
+    socketDirectory: required(values, 'SANDBOX_SOCKET_DIR'),
   };
 }
 

@@ -12,6 +12,8 @@ const IDLE_MS = 5 * 60_000;
 const SWEEP_MS = 60_000;
 /** How long a use that finds no way in has the sandbox woken: what waits for longer was there before it was to sleep. */
 const WAKES_MS = 5000;
+/** While there are so many, none is made for what only may be asked something: each takes a descriptor of its own. */
+const MANY = 500;
 /** How often a way in is tried for those who have come meanwhile, so that those who came first are told, too. */
 const MOST_TRIES = 3;
 
@@ -31,6 +33,8 @@ interface Connection {
   tunnels: number;
   /** The tunnel to be used before any is opened. */
   first: Duplex | undefined;
+  /** Whether a way in could be made without the engine, where that was tried. */
+  direct: Promise<boolean> | undefined;
 }
 
 /** Starts a sandbox that doesn't run, where it is to be woken by being used; answers whether it did. */
@@ -125,9 +129,27 @@ export class SandboxConnections {
     return this.connected(id) !== undefined;
   }
 
+  /** Makes a way in, where there is none, if that takes nothing of the engine; whether there is one. Throws `manager_closed`. */
+  async openDirectly(record: SandboxRecord): Promise<boolean> {
+    if (this.isOpen(record.id)) return true;
+    if (this.#connections.size >= MANY) return false;
+    const held = this.hold(record);
+    try {
+      const connection = this.#connections.get(record.id);
+      if (connection === undefined) return false;
+      // One that can't be had stays so for as long as anybody is interested: each try may wait.
+      return await (connection.direct ??= this.#openDirectly(connection));
+    } finally {
+      held.release();
+    }
+  }
+
   /** The sandbox was paused or stopped: whatever is asked of it next finds out anew whether it runs. */
   cut(id: string): void {
-    this.#connections.get(id)?.channel.cut();
+    const connection = this.#connections.get(id);
+    if (connection === undefined) return;
+    takeFirst(connection)?.destroy();
+    connection.channel.cut();
   }
 
   /** The sandbox was removed. */
@@ -167,6 +189,7 @@ export class SandboxConnections {
       usedAt: -Infinity,
       tunnels: 0,
       first: undefined,
+      direct: undefined,
     };
     this.#connections.set(record.id, connection);
     this.#sweep ??= setInterval(() => this.#closeIdle(), SWEEP_MS).unref();
@@ -177,6 +200,7 @@ export class SandboxConnections {
     const { id } = connection.record;
     try {
       const tunnel = takeFirst(connection) ?? (await this.#openTunnel(connection, options));
+      takeFirst(connection)?.destroy(); // made meanwhile: kept, it would be used when what it led to has ended
       connection.tunnels += 1;
       tunnel.once('close', () => (connection.tunnels -= 1));
       return tunnel;
@@ -187,6 +211,19 @@ export class SandboxConnections {
       }
       throw error;
     }
+  }
+
+  async #openDirectly(connection: Connection): Promise<boolean> {
+    const { id } = connection.record;
+    const isThere = () => connection.tunnels > 0 || connection.first?.destroyed === false;
+    if (!isThere()) {
+      const tunnel = await this.#sockets.connect(id);
+      if (tunnel === undefined) return false;
+      if (isThere() || this.#connections.get(id) !== connection) tunnel.destroy();
+      else connection.first = tunnel;
+    }
+    connection.direct = undefined;
+    return isThere();
   }
 
   /** Who waits for a way in may have come when it was known already that there is none: for those it is tried again. */

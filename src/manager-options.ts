@@ -39,8 +39,9 @@ export interface ManagerOptions {
   /** What is kept warm, from `open` on: claimed in a millisecond. Default: SANDBOX_POOL_SIZE of the default kind, which is 0. */
   readonly pool?: PoolOptions | readonly PoolOptions[] | undefined;
   /**
-   * An absolute path on the engine's machine where this program is root: sandboxes made with it have a directory there, by which their
-   * wardens connect to managers that have it, too. Default: SANDBOX_SOCKET_DIR, or none: the engine makes each way in.
+   * Where wardens connect to managers, so that nothing goes by way of the engine: an absolute path, of at most 50 bytes, on the
+   * engine's machine, where this program is root. `none`: each way into a sandbox is made by the engine. Default:
+   * SANDBOX_SOCKET_DIR, or `auto`: /var/lib/sandyard/sockets, where that can be.
    */
   readonly socketDirectory?: string | undefined;
   /** When to look for expired sandboxes; `false` for never. Default: every 30 seconds. */

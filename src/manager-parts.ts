@@ -10,6 +10,7 @@ import { WarmSandboxes } from './create/warm-sandboxes.js';
 import { Doctor } from './doctor/doctor.js';
 import { Egress } from './egress/egress.js';
 import { DockerEngine } from './engine/docker-engine.js';
+import { EngineFacts } from './engine/facts.js';
 import { SandboxDirectory } from './fleet/directory.js';
 import { DiskAlarms } from './fleet/disk-alarms.js';
 import { Inventory, type InventoryChange } from './fleet/inventory.js';
@@ -44,6 +45,7 @@ export interface ManagerParts {
   /** When the reaper is to run; `undefined` for only when it is told to. */
   readonly schedule: string | undefined;
   readonly disk: DiskBounds;
+  readonly facts: EngineFacts;
 }
 
 /** What the parts have the manager do. */
@@ -65,14 +67,20 @@ export function assemble(options: ManagerOptions, { changed, remove, removed, ch
   const limits = { ...defaults.limits, ...options.limits };
   const source = options.docker === undefined ? { env: readEngineEnvironment() } : { docker: options.docker };
   const engine = options.engine ?? new DockerEngine(source, { telemetry });
+  const facts = new EngineFacts(engine);
 
   const clock = new EngineClock();
   const leases = new KnownLeases();
   const lifecycle = new LifecycleEvents();
-  const sockets = new SandboxSockets({ directory: options.socketDirectory ?? defaults.socketDirectory, owner, log });
+  const sockets = new SandboxSockets({
+    directory: options.socketDirectory ?? defaults.socketDirectory,
+    dataRoot: async () => (await facts.read()).dataRoot,
+    owner,
+    log,
+  });
   const connections = new SandboxConnections(engine, (record) => waking.wake(record), sockets);
   const records = new Records({ engine, connections, leases, clock, log });
-  const waking = new Waking({ engine, records, clock, lifecycle, log });
+  const waking = new Waking({ engine, sockets, records, clock, lifecycle, log });
   const inventory = new Inventory({
     engine,
     clock,
@@ -105,9 +113,9 @@ export function assemble(options: ManagerOptions, { changed, remove, removed, ch
     used: (except, tenant) => directory.used(except, { isOurs, tenant }),
     room: () => room.read(),
   });
-  const disk = new DiskBounds(engine);
+  const disk = new DiskBounds(engine, facts);
   const settings = { ...defaults.isolation, ...options.isolation };
-  const isolating = new Isolating({ engine, disk, settings, defaultImage: image });
+  const isolating = new Isolating({ facts, disk, settings, defaultImage: image });
   const warden = new WardenDelivery(engine, image);
   const creation = new Creation({ engine, connections, sockets, warden, egress, clock, log, removed, checkOpen });
   const common = {
@@ -183,5 +191,6 @@ export function assemble(options: ManagerOptions, { changed, remove, removed, ch
     reaper,
     schedule,
     disk,
+    facts,
   };
 }

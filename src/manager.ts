@@ -67,7 +67,7 @@ export class SandboxManager implements AsyncDisposable {
   }
 
   async #adopt(signal: AbortSignal | undefined) {
-    const { version, address } = await this.#context.engine.info({ signal });
+    const { version, address } = await this.#parts.facts.readAnew({ signal });
     this.#checkOpen(); // close() may have come meanwhile
     await this.#context.inventory.open(signal);
     this.#checkOpen();

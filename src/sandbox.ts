@@ -168,7 +168,9 @@ export class Sandbox implements AsyncDisposable {
     if (this.#record.profile === 'strict' && (await this.#look(signal)).state === 'exited') {
       throw nothingKept(this.id, 'start');
     }
-    const started = this.#change(['started'], (engine) => engine.startContainer(this.#record.containerId, { signal }));
+    const started = this.#change(['started'], (engine) =>
+      this.#context.sockets.start(this.id, () => engine.startContainer(this.#record.containerId, { signal })),
+    );
     const isRevived = this.#record.onExpiry === 'pause';
     await (isRevived ? this.#context.records.revive(this.#record, { after: started, signal }) : started);
     return this.#changed(signal);

@@ -210,8 +210,8 @@ export const VARIABLES = {
   ),
   SANDBOX_SOCKET_DIR: variable(
     z.string(),
-    undefined,
-    "Directory of the engine's own machine, for managers that are root there, in which they listen for wardens; without it the engine makes each way into a sandbox.",
+    'auto',
+    'Where managers that are root on the machine of the engine listen for wardens: a directory, "auto" for the usual one where that is possible, or "none".',
   ),
   SANDBOX_ALLOWED_DOMAINS: variable(
     list.pipe(z.array(hostRuleSchema)),

@@ -3,7 +3,7 @@ import type { SandboxConnections } from '../connections.js';
 import type { EngineClock } from '../record/engine-clock.js';
 import type { Egress } from '../egress/egress.js';
 import { installTrust } from '../egress/trust.js';
-import type { ContainerSpec, Engine } from '../engine/engine.js';
+import type { CallOptions, ContainerSpec, Engine } from '../engine/engine.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { isGvisor } from '../isolation.js';
 import { SandboxFiles } from '../files/files.js';
@@ -51,11 +51,27 @@ export class Creation {
 
   /** Throws `image_not_found`, `out_of_disk`, `aborted`, and what else the engine says. */
   async make(plan: SandboxPlan, signal?: AbortSignal): Promise<SandboxRecord> {
-    const { engine, connections, sockets, warden, egress, clock, checkOpen, log } = this.#parts;
+    const { sockets } = this.#parts;
+    const listens = mayListen(plan);
+    const isTrial = listens && sockets.isTried;
+    try {
+      return await this.#make(plan, { listens, signal });
+    } catch (error) {
+      if (!isTrial || !isRefusal(error)) throw error;
+      // An engine on another machine has no such directory. Whether it was that is told by its making one without.
+      const record = await this.#make(plan, { listens: false, signal });
+      sockets.giveUp(error);
+      return record;
+    }
+  }
+
+  /** `listens`: whether its warden is to connect to managers, where those can have it do so. */
+  async #make(plan: SandboxPlan, { listens, signal }: { listens: boolean } & CallOptions): Promise<SandboxRecord> {
+    const { engine, connections, sockets, warden, clock, checkOpen, log } = this.#parts;
     const image = await engine.inspectImage(plan.image, { signal });
     const volume = await warden.volumeFor(image, { fromRoot: plan.traits.profile === 'dev' });
-    const { endpoint, authority } = (await egress.prepare(plan)) ?? {};
-    const directory = mayListen(plan) ? await sockets.prepare(plan.id) : undefined;
+    const directory = listens ? await sockets.prepare(plan.id) : undefined;
+    const { endpoint, authority } = (await this.#prepareEgress(plan)) ?? {};
     const spec = toSpec(plan, image, { volume, egress: endpoint, directory, madeAt: clock.now() });
     let shared = false;
     const checkWanted = () => {
@@ -94,6 +110,16 @@ export class Creation {
       }
       // The one that has the name is somebody else's.
       if (!isSandyardError(error, 'name_conflict')) await this.#rollBack(plan, spec);
+      throw error;
+    }
+  }
+
+  async #prepareEgress(plan: SandboxPlan) {
+    const { egress, sockets } = this.#parts;
+    try {
+      return await egress.prepare(plan);
+    } catch (error) {
+      await sockets.remove(plan.id);
       throw error;
     }
   }
@@ -214,6 +240,11 @@ export class Creation {
 /** Where commands are root's they could pretend to be the warden. Under gVisor nobody is told what comes into a directory. */
 function mayListen({ traits: { profile, runtime } }: SandboxPlan): boolean {
   return profile !== 'dev' && !isGvisor(runtime);
+}
+
+/** What engines say of a mount that they can't make, each in words of its own. */
+function isRefusal(error: unknown): boolean {
+  return isSandyardError(error, 'engine_error') || isSandyardError(error, 'validation_failed');
 }
 
 /** Throws `aborted`. */

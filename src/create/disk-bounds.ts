@@ -1,5 +1,6 @@
 import type { Limits } from '../config.js';
 import type { CallOptions, Engine } from '../engine/engine.js';
+import type { EngineFacts } from '../engine/facts.js';
 import { removeOldTrials } from '../engine/trials.js';
 import { SandyardError, type InputIssue } from '../errors.js';
 import type { DiskMode, Profile } from '../isolation.js';
@@ -36,12 +37,14 @@ export function judgeBounding(storageDriver: string, quotaFault: string | undefi
 /** What an engine can do, tried once and then known for a while. */
 export class DiskBounds {
   readonly #engine: Engine;
+  readonly #facts: EngineFacts;
   /** Those that are under way, by the image they are made with: many may ask at once. */
   readonly #trials = new Map<string, Promise<DiskBounding>>();
   #known: { readonly bounding: DiskBounding; readonly until: number } | undefined;
 
-  constructor(engine: Engine) {
+  constructor(engine: Engine, facts: EngineFacts) {
     this.#engine = engine;
+    this.#facts = facts;
   }
 
   /** Tries it with an image that the engine has. Throws `image_not_found`. */
@@ -59,7 +62,7 @@ export class DiskBounds {
 
   /** Goes on when one of those who wait for it gives up. */
   async #try(image: string): Promise<DiskBounding> {
-    const [{ storageDriver }, fault] = await Promise.all([this.#engine.info(), this.#engine.tryDiskQuota(image)]);
+    const [{ storageDriver }, fault] = await Promise.all([this.#facts.read(), this.#engine.tryDiskQuota(image)]);
     const bounding = judgeBounding(storageDriver, fault);
     // Where there are no quotas nothing was made.
     if (bounding.quota) await removeOldTrials(this.#engine);

@@ -1,17 +1,16 @@
-import type { CallOptions, Engine, EngineInfo } from '../engine/engine.js';
+import type { CallOptions, EngineInfo } from '../engine/engine.js';
+import type { EngineFacts } from '../engine/facts.js';
 import { SandyardError } from '../errors.js';
 import { checkAllowed, isGvisor, kindOfNetwork, notAllowed, type IsolationSettings } from '../isolation.js';
 import type { ParsedCreateOptions } from '../schemas.js';
 import type { DiskBounding, DiskBounds } from './disk-bounds.js';
 
-/** For so long what the engine has is taken to be what it has: runtimes come and go with its configuration. */
-const FRESH_MS = 60_000;
 /** gVisor's own threads are what the engine counts: about eight for each process in a sandbox, and a hundred of its own. */
 const THREADS_PER_PROCESS = 8;
 const LEAST_THREADS = 2048;
 
 interface IsolatingParts {
-  readonly engine: Engine;
+  readonly facts: EngineFacts;
   readonly disk: DiskBounds;
   readonly settings: IsolationSettings;
   readonly defaultImage: string;
@@ -28,7 +27,6 @@ export function toPidsLimit(pids: number, runtime: string | null): number {
 /** Settles how a sandbox is isolated: by what was asked for, what the operator allows, and what the engine has. */
 export class Isolating {
   readonly #parts: IsolatingParts;
-  #known: { readonly info: EngineInfo; readonly until: number } | undefined;
 
   constructor(parts: IsolatingParts) {
     this.#parts = parts;
@@ -74,12 +72,12 @@ export class Isolating {
       await this.#checkThere(asked, options);
       return { ...checked, runtime: asked };
     }
-    this.#checkRuntime((await this.#info(options)).defaultRuntime);
+    this.#checkRuntime((await this.#parts.facts.read(options)).defaultRuntime);
     return checked;
   }
 
   async #strongest(network: string, options: CallOptions): Promise<string | undefined> {
-    const { runtimes, runtimesWithoutNetwork, defaultRuntime } = await this.#info(options);
+    const { runtimes, runtimesWithoutNetwork, defaultRuntime } = await this.#parts.facts.read(options);
     const fitting = runtimes
       .filter((name) => isGvisor(name) && this.#allows(name))
       .filter((name) => network === 'none' || !runtimesWithoutNetwork.includes(name))
@@ -94,8 +92,8 @@ export class Isolating {
     if (network === 'none') return chosen;
     const hasNetwork = ({ runtimesWithoutNetwork, defaultRuntime }: EngineInfo) =>
       !runtimesWithoutNetwork.includes(runtime ?? defaultRuntime);
-    if (hasNetwork(await this.#info(options))) return chosen;
-    const info = await this.#info({ ...options, anew: true }); // it may have been registered anew since
+    if (hasNetwork(await this.#parts.facts.read(options))) return chosen;
+    const info = await this.#parts.facts.readAnew(options); // it may have been registered anew since
     if (hasNetwork(info)) return chosen;
     const name = runtime ?? info.defaultRuntime;
     const others = info.runtimes.filter((other) => this.#allows(other) && !info.runtimesWithoutNetwork.includes(other));
@@ -108,8 +106,8 @@ export class Isolating {
   }
 
   async #checkThere(runtime: string, options: CallOptions): Promise<void> {
-    if ((await this.#info(options)).runtimes.includes(runtime)) return;
-    const { runtimes } = await this.#info({ ...options, anew: true }); // it may have been registered since
+    if ((await this.#parts.facts.read(options)).runtimes.includes(runtime)) return;
+    const { runtimes } = await this.#parts.facts.readAnew(options); // it may have been registered since
     if (runtimes.includes(runtime)) return;
     throw new SandyardError('validation_failed', `The engine has no runtime ${runtime}.`, {
       hint: `It has ${runtimes.join(', ')}. Use one of these, or register it in the daemon.json of the engine.`,
@@ -124,12 +122,5 @@ export class Isolating {
   #checkRuntime(runtime: string): void {
     if (this.#allows(runtime)) return;
     throw notAllowed(`the runtime ${runtime}`, 'SANDBOX_ALLOWED_RUNTIMES', this.#parts.settings.allowedRuntimes ?? []);
-  }
-
-  async #info({ anew = false, ...options }: CallOptions & { anew?: boolean }): Promise<EngineInfo> {
-    if (!anew && this.#known !== undefined && this.#known.until > performance.now()) return this.#known.info;
-    const info = await this.#parts.engine.info(options);
-    this.#known = { info, until: performance.now() + FRESH_MS };
-    return info;
   }
 }

@@ -82,7 +82,6 @@ export function planSandbox(given: SettledOptions, defaults: PlanDefaults): Sand
   checkProfile(traits);
   const { projectName } = given;
   const about = { id, owner, tenant, projectName, createdAt: new Date(), maxLifetimeMs, pool, madeFor };
-  const labels = toLabels(traits, about);
   return {
     id,
     name: pool === undefined ? containerName(id) : poolName(id),
@@ -91,7 +90,10 @@ export function planSandbox(given: SettledOptions, defaults: PlanDefaults): Sand
     projectName: projectName ?? null,
     tenant: tenant ?? null,
     maxLifetimeMs,
-    labels: { ...given.labels, ...labels },
+    // Most are planned to be claimed, which makes no container.
+    get labels() {
+      return { ...given.labels, ...toLabels(traits, about) };
+    },
     env: { ...given.env, ...toVariables(secrets) },
     secrets,
     hasOwnLabels: Object.keys(given.labels ?? {}).length > 0,

@@ -18,6 +18,7 @@ interface SystemInfo {
   readonly NCPU: number;
   readonly MemTotal: number;
   readonly Driver: string;
+  readonly DockerRootDir: string;
   readonly CgroupVersion?: string;
   readonly Runtimes?: Readonly<Record<string, { readonly runtimeArgs?: readonly string[] | null }>>;
   readonly DefaultRuntime: string;
@@ -69,6 +70,7 @@ function toInfo(info: SystemInfo, { address, apiVersion }: { address: string; ap
     cpus: info.NCPU,
     memoryBytes: info.MemTotal,
     storageDriver: info.Driver,
+    dataRoot: info.DockerRootDir,
     cgroupVersion: info.CgroupVersion ?? '1',
     runtimes: runtimes.map(([name]) => name),
     runtimesWithoutNetwork: runtimes.filter(hasNoNetwork).map(([name]) => name),

@@ -103,7 +103,7 @@ const ANSWER_RULES: readonly Rule[] = [
     code: 'engine_error',
     text: /bind source path does not exist/i,
     message: ({ doing }, text) => `The engine could not ${doing}: ${/bind source path.*/i.exec(text)?.[0]}`,
-    hint: "SANDBOX_SOCKET_DIR must be a directory of the engine's own machine. Leave it out where that is another one; make this one again where it was removed.",
+    hint: "SANDBOX_SOCKET_DIR must be a directory of the engine's own machine, or `none` where that is another one. Make it again where it was removed.",
   },
   {
     code: 'validation_failed',

@@ -22,6 +22,8 @@ export interface EngineInfo {
   readonly cpus: number;
   readonly memoryBytes: number;
   readonly storageDriver: string;
+  /** Where it keeps its data, such as `/var/lib/docker`. */
+  readonly dataRoot: string;
   readonly cgroupVersion: string;
   readonly runtimes: readonly string[];
   /** Those that were registered to have no network but a loopback interface, whatever a container is made with. */

@@ -120,11 +120,13 @@ export class Records {
     return (await this.#readFile(record))?.leaseEndsAt ?? undefined;
   }
 
-  /** The record, where there is one, without a way into the sandbox being made unless it takes one. */
+  /** The record, where there is one, without the engine making a way into the sandbox unless it takes one. */
   async look(record: SandboxRecord): Promise<SeenRecord | undefined> {
     if (record.state !== 'running') return this.#readFile(record);
-    // What is there to be asked for is on disk before anybody is told of it, and a way in costs as much as fifty looks.
-    const noted = this.#parts.connections.isOpen(record.id) ? undefined : await this.#readLink(record);
+    // A way in that the engine makes costs as much as fifty looks at its disk; any other less than one, and is there for the next.
+    const isOpen = await this.#parts.connections.openDirectly(record);
+    // What is there to be asked for is on disk before anybody is told of it.
+    const noted = isOpen ? undefined : await this.#readLink(record);
     if (noted !== undefined) return noted;
     try {
       return await this.ask(record, ({ channel }) => channel.record());

@@ -5,9 +5,11 @@ import type { LifecycleEvents } from './lifecycle.js';
 import type { Log } from '../log.js';
 import type { SandboxRecord } from '../record/record.js';
 import type { Records } from './records.js';
+import type { SandboxSockets } from '../sandbox-sockets.js';
 
 interface WakingParts {
   readonly engine: Engine;
+  readonly sockets: SandboxSockets;
   readonly records: Records;
   readonly clock: EngineClock;
   readonly lifecycle: LifecycleEvents;
@@ -38,14 +40,14 @@ export class Waking {
   }
 
   async #wake(record: SandboxRecord): Promise<boolean> {
-    const { engine, records, lifecycle, log } = this.#parts;
+    const { engine, sockets, records, lifecycle, log } = this.#parts;
     const { id, containerId } = record;
     const { state, exitCode } = await engine.inspectContainer(containerId);
     if (state === 'running') return true;
     // One whose files are in memory would wake up without them.
     if (state === 'exited' && endedByLease(exitCode) !== undefined && record.profile !== 'strict') {
       lifecycle.intend(id, 'woken', ['started']);
-      await engine.startContainer(containerId);
+      await sockets.start(id, () => engine.startContainer(containerId));
     } else if (state === 'paused' && (await this.#leaseHasEnded(record))) {
       lifecycle.intend(id, 'woken', ['unpaused']);
       const unpaused = engine.unpauseContainer(containerId);

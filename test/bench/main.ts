@@ -8,6 +8,7 @@ import type Docker from 'dockerode';
 import { connect } from '../../scripts/images.mjs';
 import { discoverEngine, type EngineAddress } from '../../src/engine/discovery.js';
 import type * as Library from '../../src/index.js';
+import { rootFor, USUAL_DIRECTORY } from '../../src/sandbox-sockets.js';
 import { removeLabelled } from './by-hand.js';
 import { formatProfile, profile } from './cpu.js';
 import { createSmall, MANY } from './footprint-rows.js';
@@ -147,4 +148,6 @@ async function cleanUp(docker: Docker, { run, directory }: { run: string; direct
   await rm(directory, { recursive: true, force: true });
   await removeLabelled(docker, `sandyard.owner=${run}`);
   await removeLabelled(docker, `sandyard-bench.run=${run}`);
+  const { DockerRootDir: dataRoot } = (await docker.info()) as { DockerRootDir: string };
+  await rm(rootFor(USUAL_DIRECTORY, { dataRoot, owner: run }), { recursive: true, force: true });
 }

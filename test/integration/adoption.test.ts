@@ -51,8 +51,9 @@ const soon = (probe: () => Promise<boolean>) =>
 const ids = async (manager: SandboxManager) => (await manager.list({ limit: 1000 })).sandboxes.map(({ id }) => id);
 
 describe('managers of one owner', () => {
-  it('have each a way in of their own: its maker by PID 1, another by a command', async () => {
-    const [maker, other] = [await open(), await open()];
+  it('have each a way in of their own by the engine: its maker by PID 1, another by a command', async () => {
+    const byEngine = () => open({ socketDirectory: 'none' });
+    const [maker, other] = [await byEngine(), await byEngine()];
     const { id } = await maker.create(SMALL);
     const execs = async () => ((await docker.getContainer(`sandyard-${id}`).inspect()).ExecIDs ?? []).length;
     expect((await maker.exec(id, ['echo', 'first'])).stdout).toBe('first\n');
@@ -62,7 +63,7 @@ describe('managers of one owner', () => {
     await maker.close();
     expect((await other.exec(id, ['echo', 'third'])).stdout).toBe('third\n');
     expect(await execs()).toBe(1);
-    const again = await open();
+    const again = await byEngine();
     expect((await again.exec(id, ['echo', 'fourth'])).stdout).toBe('fourth\n');
     expect(await execs()).toBe(2);
   });

@@ -69,7 +69,7 @@ describe('drift', () => {
   const docker = dockerClient();
   let manager: SandboxManager;
   beforeAll(async () => {
-    manager = await testManager();
+    manager = await testManager({ socketDirectory: 'none' }); // what is imitated would have another's directory
   });
   afterAll(() => removeAll(manager));
 

@@ -40,9 +40,9 @@ describe('a sandbox whose warden is hostile', () => {
       tag: HOSTILE_IMAGE,
       buildArgs: { SANDBOX_IMAGE: IMAGE },
     });
-    const owner = newOwner();
-    manager = await testManager({ owner });
-    victim = await testManager({ owner });
+    const options = { owner: newOwner(), socketDirectory: 'none' }; // what it says, it says to the engine's way in
+    manager = await testManager(options);
+    victim = await testManager(options);
     neighbour = await victim.create({ memoryLimit: '128m' });
   });
   afterAll(async () => {

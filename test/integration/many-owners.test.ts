@@ -123,7 +123,8 @@ function openTown(owner: string, { temporary, socketDirectory }: { temporary: st
   const settings = { MANY_REAPER: REAPER, MANY_HALF_CREATED_MS: String(HALF_CREATED_MS) };
   const random = new Random(SEED);
   // One that has the engine make its ways in, as the services must into what it has made.
-  const library = () => ({ ...(random.next() < THROUGH_ENGINE ? env : direct), ...settings });
+  const byEngine = { ...env, SANDBOX_SOCKET_DIR: 'none' };
+  const library = () => ({ ...(random.next() < THROUGH_ENGINE ? byEngine : direct), ...settings });
   return new Town({
     'service one': () => startService('service one', service),
     'service two': () => startService('service two', service),

@@ -1,10 +1,11 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
+import { chmod, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 
 import { SandboxManager, type CreateOptions, type ManagerOptions, type Sandbox } from '../../src/index.js';
+import { OwnEngine } from '../fixtures/own-engine.js';
 import { WardenContainer } from '../fixtures/warden-container.js';
 import {
   dockerClient,
@@ -40,7 +41,7 @@ async function open(options: ManagerOptions = {}): Promise<SandboxManager> {
   return manager;
 }
 
-const withoutSockets = () => open({ socketDirectory: undefined });
+const withoutSockets = () => open({ socketDirectory: 'none' });
 const container = (id: string) => docker.getContainer(`sandyard-${id}`);
 /** How many ways in the engine has made. */
 const execs = async (id: string) => ((await container(id).inspect()).ExecIDs ?? []).length;
@@ -136,6 +137,48 @@ describe('managers that have a directory with the engine in common', () => {
   });
 });
 
+describe('managers that nobody has told where to listen', () => {
+  const USUAL = '/var/lib/sandyard/sockets';
+  const listed = async (): Promise<string[]> => readdir(USUAL).catch(() => []);
+  const said = vi.fn();
+  const log = { debug: () => {}, info: said, warn: said, error: said };
+  const testUnasked = (options: ManagerOptions = {}) =>
+    testManager({ owner: `${owner}-unasked`, socketDirectory: 'auto', ...options });
+
+  it('do so on the machine of the engine, and leave nothing there', async () => {
+    const before = await listed();
+    const [maker, other] = [await testUnasked(), await testUnasked()];
+    try {
+      const { id } = await maker.create(SMALL);
+      const added = (await listed()).find((name) => !before.includes(name));
+      expect(await readdir(join(USUAL, added ?? ''))).toEqual([id]);
+      expect(await echo(await other.get(id))).toBe('here\n');
+      expect(await execs(id)).toBe(0);
+    } finally {
+      await removeAll(other);
+      await maker.close();
+    }
+    expect(await listed()).toEqual(before);
+  });
+
+  it('have their ways in made by an engine on another machine, and say so once', async () => {
+    await using engine = await OwnEngine.start({ liveRestore: false });
+    const manager = await testUnasked({ docker: engine.docker, image: OwnEngine.IMAGE_NAME, log });
+    const before = await listed();
+    said.mockClear();
+    for (let made = 0; made < 2; made++) {
+      const sandbox = await manager.create({ memoryLimit: '64m', runtime: 'runc' });
+      expect(await sandbox.exec(['/program', 'say', 'yes'])).toMatchObject({ stdout: 'yes\n' });
+      const { Mounts } = await engine.docker.getContainer(`sandyard-${sandbox.id}`).inspect();
+      expect(Mounts.map(({ Destination }) => Destination)).not.toContain('/run/sandyard');
+    }
+    await removeAll(manager);
+    expect(await listed()).toEqual(before);
+    const messages = said.mock.calls.map(([, message]) => String(message));
+    expect(messages.filter((message) => message.includes('way into a sandbox'))).toHaveLength(1);
+  });
+});
+
 describe('what is in a sandbox', () => {
   it('can neither look into its directory nor write there, and has nothing else of the machine', async () => {
     const sandbox = await (await open()).create(SMALL);
@@ -160,8 +203,8 @@ describe('what is in a sandbox', () => {
   });
 
   it('talks to root of the machine, and to nobody else there', async () => {
-    const source = await mkdtemp(join(socketDirectory, 'by-hand-'));
-    for (const path of [socketDirectory, source]) await chmod(path, 0o777);
+    const source = await makeSocketDirectory();
+    await chmod(source, 0o777);
     const mounted = { directory: { source, target: '/run/sandyard' } };
     await using warden = await WardenContainer.start('runc', ['--ttl-ms=60000', '--sockets=/run/sandyard'], mounted);
     await warden.channel().ping();
@@ -188,18 +231,28 @@ server.listen(hidden, () => renameSync(hidden, path));
 setTimeout(() => { process.stdout.write(String(bytes)); process.exit(); }, 1000);
 `;
 
-it('a directory that the engine’s machine has not, or has no more, is named', async () => {
-  const manager = await open();
+it('a directory that is gone is made again for one that is started, by whoever can; others are told of it', async () => {
+  const [manager, other] = [await open(), await withoutSockets()];
   const { id } = await manager.create(SMALL);
   await manager.stop(id);
   const [name = ''] = await readdir(socketDirectory);
-  const [from, to] = [join(socketDirectory, name), join(socketDirectory, 'elsewhere')];
-  await rename(from, to);
-  await expect(manager.start(id)).rejects.toMatchObject({
+  const directory = join(socketDirectory, name);
+  await rm(directory, { recursive: true });
+  await expect(other.start(id)).rejects.toMatchObject({
     code: 'engine_error',
-    message: expect.stringContaining(join(from, id)) as string,
+    message: expect.stringContaining(join(directory, id)) as string,
     hint: expect.stringContaining('SANDBOX_SOCKET_DIR') as string,
   });
-  await rename(to, from);
   expect((await manager.start(id)).state).toBe('running');
+  expect(await echo(await (await open()).get(id))).toBe('here\n');
+  expect(await execs(id)).toBe(0);
+});
+
+it('the same goes for one that is woken', async () => {
+  const manager = await open();
+  const { id } = await manager.create({ ...SMALL, ttlMs: 1000, onExpiry: 'stop', wakeOnUse: true });
+  const isStopped = async () => ((await manager.inspect(id)).state === 'exited' ? true : undefined);
+  await eventually(isStopped, { what: 'the end of its lease' });
+  await rm(socketDirectory, { recursive: true });
+  expect(await echo(await manager.get(id))).toBe('here\n');
 });

@@ -22,7 +22,7 @@ export const CASES: readonly SecurityCase[] = [
   {
     number: 2,
     tried: 'Read all settings of the container back from the engine',
-    expected: 'As asked for: not privileged, no directory of the host, no network, bounded',
+    expected: 'As asked for: not privileged, no directory of the host but its own, no network, bounded',
   },
   {
     number: 3,

@@ -1,3 +1,4 @@
+import { readdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 
@@ -217,6 +218,60 @@ describe.each([true, false])('an engine that is killed and started again, live-r
     const began = performance.now();
     await manager.close();
     expect(performance.now() - began).toBeLessThan(3000);
+  });
+});
+
+describe.each([true, false])('an engine that is in nobody’s way, and is killed, live-restore: %s', (liveRestore) => {
+  let engine: OwnEngine;
+  let manager: SandboxManager;
+  let used: Sandbox;
+  let output: ReturnType<typeof follow>;
+  let ended: Promise<unknown>;
+
+  beforeAll(async () => {
+    engine = await OwnEngine.start({ liveRestore });
+    vi.stubEnv('DOCKER_HOST', engine.dockerHost);
+    const options = { owner: newOwner(), image: OwnEngine.IMAGE_NAME, pool: [], socketDirectory: engine.shared };
+    manager = new SandboxManager({ ...options, reaper: { schedule: '* * * * * *' } });
+    await manager.open();
+    used = await manager.create(SMALL);
+    const counted = await used.spawn(['/program', 'count']);
+    output = follow(counted);
+    ended = settled(counted.wait());
+  });
+  afterAll(async () => {
+    await manager?.close();
+    vi.unstubAllEnvs();
+    await engine?.[Symbol.asyncDispose]();
+  });
+  const moreOutput = async () => {
+    const before = output.seqs.length;
+    await eventually(async () => (output.seqs.length > before + 50 ? true : undefined));
+    expect(output.seqs).toEqual(upTo(output.seqs.length));
+  };
+
+  it('keeps nobody from what they use, and is missed only where it is needed', async () => {
+    await engine.kill();
+    await moreOutput();
+    expect(await used.exec(['/program', 'say', 'yes'])).toMatchObject({ stdout: 'yes\n', exitCode: 7 });
+    await used.files.write('/workspace/file', 'written');
+    expect(await used.files.readText('/workspace/file')).toBe('written');
+    const asked: Promise<unknown>[] = [manager.create(SMALL), manager.list(), used.stop(), used.destroy()];
+    expect(await Promise.all(asked.map(settled))).toEqual(asked.map(() => 'engine_unavailable'));
+    await moreOutput();
+  });
+
+  it(`${liveRestore ? 'goes on with' : 'has lost'} all that ran when it is there again, and nothing stays behind`, async () => {
+    await engine.restart();
+    if (liveRestore) {
+      await eventually(async () => (typeof (await settled(manager.list())) === 'string' ? undefined : true));
+      await moreOutput();
+      expect(await used.exec(['/program', 'say', 'yes'])).toMatchObject({ stdout: 'yes\n' });
+      await used.destroy();
+    }
+    expect(await ended).toMatchObject({ outcome: 'sandbox_died', exitCode: null });
+    const nothing = async () => ((await readdir(engine.shared)).length === 0 ? true : undefined);
+    await eventually(nothing, { what: 'the removal of what the sandbox had' });
   });
 });
 

@@ -116,8 +116,8 @@ const WAYS_OUT: readonly [check: string, script: string][] = [
   ['core_pattern', 'test -w /proc/sys/kernel/core_pattern'],
   ['modules of the kernel', 'test -w /proc/sys/kernel/modprobe || test -w /sys/module'],
   [
-    'directories of the host',
-    "awk '{print $5, $4}' /proc/self/mountinfo | grep -vE '^/(proc|sys|dev|etc/(hosts|hostname|resolv.conf))' | grep -vqE '^(/|/usr/lib/sandyard) '",
+    'directories of the host, or what is in its own',
+    "awk '{print $5, $4}' /proc/self/mountinfo | grep -vE '^/(proc|sys|dev|etc/(hosts|hostname|resolv.conf))' | grep -vqE '^(/|/usr/lib/sandyard|/run/sandyard) ' || ls /run/sandyard || touch /run/sandyard/file",
   ],
   ['the processes of the host', "cat /proc/[0-9]*/comm | grep -qE '^(dockerd|containerd|systemd|kthreadd)$'"],
   ['secrets in the environment', "env | cut -d= -f1 | grep -qiE 'pass|secret|token|key|credential'"],

@@ -91,6 +91,7 @@ describe('readConfig', () => {
         unsafeDestinations: [],
         authorities: [],
       },
+      socketDirectory: 'auto',
       reaper: { schedule: '*/30 * * * * *', dryRun: false },
       maxUploadBytes: 2048 * MIB,
       logLevel: 'info',

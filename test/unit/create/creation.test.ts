@@ -5,6 +5,7 @@ import { Creation } from '../../../src/create/creation.js';
 import type { SettledOptions } from '../../../src/create/isolating.js';
 import { planSandbox } from '../../../src/create/plan.js';
 import { readManagerDefaults } from '../../../src/config.js';
+import type { ContainerSpec } from '../../../src/engine/engine.js';
 import { SandyardError } from '../../../src/errors.js';
 import { silentLog } from '../../../src/log.js';
 import { SandboxSockets } from '../../../src/sandbox-sockets.js';
@@ -188,12 +189,24 @@ it('makes a record that a claim goes over', async () => {
 });
 
 describe('where managers listen for wardens', () => {
+  const dataRoot = () => Promise.resolve('/var/lib/docker');
   const mount = { source: '/srv/a', target: '/run/sandyard' };
-  const shared = () => {
-    const sockets = new SandboxSockets({ directory: undefined, owner: 'me', log: silentLog });
+  const shared = (directory = '/srv') => {
+    const sockets = new SandboxSockets({ directory, dataRoot, owner: 'me', log: silentLog });
     const prepare = vi.spyOn(sockets, 'prepare').mockResolvedValue(mount);
     const connect = vi.spyOn(sockets, 'connect').mockResolvedValue(undefined);
-    return { prepare, connect, ...world({ sockets }) };
+    return { ...world({ sockets }), sockets, prepare, connect };
+  };
+  /** On an engine that can't mount it: on another machine it isn't there. */
+  const elsewhere = (directory: string, step: 'createContainer' | 'startContainer' = 'createContainer') => {
+    const found = shared(directory);
+    const { engine } = found;
+    const refuse = (spec: ContainerSpec | undefined) => {
+      if (spec?.directory !== undefined) throw new SandyardError('engine_error', 'bind source path does not exist');
+    };
+    engine.before[step] = (given: ContainerSpec | string) =>
+      refuse(typeof given === 'string' ? engine.find(given).spec : given);
+    return found;
   };
 
   it('a sandbox has its directory, and its warden is told of it; it is talked to by nothing of the engine', async () => {
@@ -219,6 +232,51 @@ describe('where managers listen for wardens', () => {
     const { spec } = engine.find((await creation.make(plan(undefined, given))).containerId);
     expect([prepare.mock.calls.length, spec?.directory]).toEqual([0, undefined]);
     expect(spec?.entrypoint.join(' ')).not.toContain('--sockets');
+  });
+
+  it.each(['createContainer', 'startContainer'] as const)(
+    'there is none on another machine, where nobody has asked for it: refused by %s',
+    async (step) => {
+      const { creation, plan, engine, sockets, removed } = elsewhere('auto', step);
+      const { spec } = engine.find((await creation.make(plan())).containerId);
+      expect([spec?.directory, sockets.isTried, engine.count('attachTunnel')]).toEqual([undefined, false, 1]);
+      expect(removed).toHaveBeenCalledWith('a');
+      expect(engine.containers.size).toBe(1);
+    },
+  );
+
+  it('an engine that can not mount what was asked for is told of', async () => {
+    const { creation, plan, engine } = elsewhere('/srv');
+    await expect(creation.make(plan())).rejects.toMatchObject({ message: 'bind source path does not exist' });
+    expect(engine.containers.size).toBe(0);
+  });
+
+  it('what an engine refuses without one, too, says nothing of it', async () => {
+    const { creation, plan, engine, sockets } = shared('auto');
+    engine.before.createContainer = () => {
+      throw new SandyardError('validation_failed', 'The working directory can not be one.');
+    };
+    await expect(creation.make(plan())).rejects.toMatchObject({ code: 'validation_failed' });
+    expect([engine.count('createContainer'), sockets.isTried]).toEqual([2, true]);
+    engine.before.createContainer = () => {
+      throw new SandyardError('engine_timeout', 'Late.');
+    };
+    await expect(creation.make(plan())).rejects.toMatchObject({ code: 'engine_timeout' });
+    expect(engine.count('createContainer')).toBe(3);
+  });
+
+  it('what was prepared is removed where there is no egress for it', async () => {
+    const { creation, plan, engine, sockets } = shared();
+    const remove = vi.spyOn(sockets, 'remove').mockResolvedValue();
+    engine.before.createNetwork = () => {
+      throw new SandyardError('engine_error', 'No.');
+    };
+    const network = {
+      egress: { allow: ['example.com'], learn: false, maxBytes: null, bytesPerSecond: null, maxConnections: 8 },
+    };
+    await expect(creation.make(plan(undefined, { network }))).rejects.toMatchObject({ code: 'engine_error' });
+    expect(remove).toHaveBeenCalledWith('a');
+    expect(engine.count('createContainer')).toBe(0);
   });
 
   it('what was prepared is removed with what could not be made', async () => {

@@ -10,6 +10,7 @@ import {
   type DiskBounding,
 } from '../../../src/create/disk-bounds.js';
 import { planSandbox, toSpec } from '../../../src/create/plan.js';
+import { EngineFacts } from '../../../src/engine/facts.js';
 import { toCreateOptions } from '../../../src/engine/container-spec.js';
 import type { Profile } from '../../../src/isolation.js';
 import { FakeEngine } from '../../fixtures/fake-engine.js';
@@ -36,7 +37,7 @@ describe('what an engine can do about disks', () => {
 
   it('is tried once, and again after it could not be', async () => {
     const engine = new FakeEngine();
-    const bounds = new DiskBounds(engine);
+    const bounds = new DiskBounds(engine, new EngineFacts(engine));
     engine.before.tryDiskQuota = () => {
       throw new Error('no such image');
     };
@@ -48,7 +49,7 @@ describe('what an engine can do about disks', () => {
 
   it('is tried once for all who ask at once, whoever of them gives up', async () => {
     const engine = new FakeEngine();
-    const bounds = new DiskBounds(engine);
+    const bounds = new DiskBounds(engine, new EngineFacts(engine));
     const hurried = new AbortController();
     engine.before.tryDiskQuota = () => {
       hurried.abort();
@@ -63,7 +64,7 @@ describe('what an engine can do about disks', () => {
 
   it('is tried with another image where one is missing', async () => {
     const engine = new FakeEngine();
-    const bounds = new DiskBounds(engine);
+    const bounds = new DiskBounds(engine, new EngineFacts(engine));
     engine.before.tryDiskQuota = (image) => {
       if (image === 'missing:1') throw new Error('no such image');
     };
@@ -78,7 +79,7 @@ describe('what an engine can do about disks', () => {
     const labels = { 'sandyard.trial': '1' };
     engine.plant({ name: 'old', labels, createdAt: new Date(Date.now() - 600_000) });
     engine.plant({ name: 'under-way', labels });
-    await new DiskBounds(engine).read('ours:1');
+    await new DiskBounds(engine, new EngineFacts(engine)).read('ours:1');
     expect([...engine.containers.keys()]).toEqual(['under-way']);
   });
 });

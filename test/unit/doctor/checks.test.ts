@@ -15,6 +15,7 @@ const GOOD: EngineExamination = {
   cpus: 2,
   memoryBytes: 8e9,
   storageDriver: 'overlay2',
+  dataRoot: '/var/lib/docker',
   cgroupVersion: '2',
   runtimes: ['runc', 'runsc'],
   runtimesWithoutNetwork: [],

@@ -105,7 +105,8 @@ it.each([
 it('has the directories of sandboxes that are gone removed, but for a dry run', async () => {
   const { engine, parts } = yard();
   engine.plant({ name: 'sandyard-abc', labels: { ...OURS, 'sandyard.id': 'abc' } });
-  const sockets = new SandboxSockets({ directory: undefined, owner: 'me', log: silentLog });
+  const dataRoot = () => Promise.resolve('/var/lib/docker');
+  const sockets = new SandboxSockets({ directory: 'none', dataRoot, owner: 'me', log: silentLog });
   const there: unknown[] = [];
   vi.spyOn(sockets, 'removeOrphans').mockImplementation(async (list) => void there.push(await list()));
   await removeOrphans({ ...parts, sockets }, { dryRun: true });

@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 
 import { FrameType } from '../../../src/channel/wire.js';
 import { SandyardError } from '../../../src/errors.js';
@@ -158,6 +158,16 @@ it('is looked at without a way in, as it would be told', async () => {
   expect(told.leaseLeftMs).toBe(HOUR);
   warden.record.leaseEndsAt = Date.now() - HOUR;
   expect(await records.look({ ...record, state: 'paused' })).toMatchObject({ leaseLeftMs: 0 });
+});
+
+it('is asked for where a way in takes nothing of the engine', async () => {
+  const { records, record, engine, sockets } = world({ pool: 'k' });
+  const tunnel = await engine.openTunnel(record.containerId, []);
+  vi.spyOn(sockets, 'connect').mockResolvedValueOnce(tunnel as never);
+  onTestFinished(() => void vi.restoreAllMocks());
+  await records.look(record);
+  await records.look(record);
+  expect([engine.count('readContainerLink'), engine.count('openTunnel')]).toEqual([0, 1]);
 });
 
 describe('a claim', () => {

@@ -116,6 +116,7 @@ export class StubManager {
       cpus: 4,
       memoryBytes: 8e9,
       storageDriver: 'overlay2',
+      dataRoot: '/var/lib/docker',
       cgroupVersion: '1',
       runtimes: ['runc', 'runsc'],
       defaultRuntime: 'runc',
