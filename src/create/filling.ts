@@ -29,7 +29,7 @@ interface FillingParts {
   readonly make: (kind: PoolKind, signal: AbortSignal) => Promise<SandboxRecord | undefined>;
   /** Called with each that was made, before it no longer counts as being made. */
   readonly made: (record: SandboxRecord) => Promise<void>;
-  /** Called when one was made or couldn't be, and when it is time to look again. */
+  /** Called when one was made or couldn't be, and when it is time to make what is missing. */
   readonly done: () => void;
 }
 
@@ -62,10 +62,6 @@ export class Filling {
   /** Notes that one was asked for. */
   asked(key: string): void {
     this.#lately(key).push(performance.now());
-    this.#quiet ??= setTimeout(() => {
-      this.#quiet = undefined;
-      this.#parts.done();
-    }, QUIET_MS).unref();
   }
 
   /** As many as were asked for lately, within the bounds. */
@@ -84,9 +80,10 @@ export class Filling {
         .map((kind) => ({ ...kind, share: this.#count(kind.key) / this.target(kind) }))
         .filter(({ key, share }) => share < (this.#wasJustAsked(key) ? LOW : 1))
         .toSorted((a, b) => a.share - b.share);
-      if (kind === undefined) return;
+      if (kind === undefined) break;
       this.#begin(kind);
     }
+    if (kinds.some(({ key }) => this.#wasJustAsked(key))) this.#lookWhenQuiet();
   }
 
   /** Gives up what is being made, and returns when nothing is any more. */
@@ -94,6 +91,14 @@ export class Filling {
     this.#stop.abort();
     clearTimeout(this.#quiet);
     await Promise.all(this.#underWay);
+  }
+
+  #lookWhenQuiet(): void {
+    if (this.#stop.signal.aborted) return;
+    this.#quiet ??= setTimeout(() => {
+      this.#quiet = undefined;
+      this.#parts.done();
+    }, QUIET_MS).unref();
   }
 
   #begin(kind: PoolKind): void {

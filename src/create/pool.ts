@@ -12,6 +12,8 @@ import type { Telemetry } from '../telemetry.js';
 /** Long enough for a manager to be restarted, short enough for what a dead one leaves to be gone soon. */
 export const POOL_LEASE_MS = 10 * 60_000;
 const TICK_MS = 1000;
+/** Much less than it takes to make one. */
+const FINISH_AFTER_MS = 5;
 /** Renewed when there is less left than that. */
 const RENEW_BELOW_MS = (2 * POOL_LEASE_MS) / 3;
 /** Whoever has got one is about to use it, which the engine's work on the name would slow down. */
@@ -36,7 +38,7 @@ interface PoolParts {
   readonly clock: EngineClock;
   readonly log: Log;
   readonly telemetry: Telemetry;
-  /** Reads the record of one, without a way into it being made unless it takes one. */
+  /** Reads the record of one, without the engine making a way into it unless it takes one. */
   readonly look: (record: SandboxRecord) => Promise<SeenRecord | undefined>;
   /** The kinds that are to be kept, as they are now: another image under the same name is another kind. */
   readonly kinds: () => Promise<readonly PoolKind[]>;
@@ -55,6 +57,12 @@ interface Seen {
   readonly renewAt: number;
 }
 
+/** One that can't be claimed yet, as last seen. */
+interface Unfit {
+  readonly since: number;
+  readonly lookAt: number;
+}
+
 /**
  * Warm sandboxes: made before anybody asks. All managers of an owner share those of the same kind. Which manager gets one
  * is decided by its warden: a claim is written to its record, if that is still as it was, before it is answered; so a claim
@@ -64,17 +72,20 @@ export class Pool {
   readonly #parts: PoolParts;
   /** By id. */
   readonly #seen = new Map<string, Seen>();
+  /** By id. Most soon can be claimed; those whose maker was killed never can, and end minutes later. */
+  readonly #unfit = new Map<string, Unfit>();
   /** Those that this manager is claiming or removing, or of which it doesn't know whether it has claimed them. */
   readonly #taken = new Set<string>();
   readonly #own = new Set<string>();
   readonly #claiming = new Set<Promise<unknown>>();
   /** Those that were claimed and have their old name, and what gives them the new one. */
-  readonly #unnamed = new Map<SandboxRecord, NodeJS.Timeout>();
+  readonly #unnamed = new Map<SandboxRecord, NodeJS.Timeout | undefined>();
   readonly #filling: Filling;
   #kinds: readonly PoolKind[] = [];
   #closed = false;
   #troubled = false;
   #timer: NodeJS.Timeout | undefined;
+  #finishing: NodeJS.Timeout | undefined;
   #ticking: Promise<void> | undefined;
 
   constructor(parts: PoolParts) {
@@ -84,7 +95,7 @@ export class Pool {
       make: parts.make,
       ready: (key) => this.#members(key).length,
       made: (record) => this.#enter(record),
-      done: () => this.#tick(),
+      done: () => this.#makeMissing(),
     });
   }
 
@@ -111,6 +122,7 @@ export class Pool {
   async close(): Promise<void> {
     this.#closed = true;
     clearInterval(this.#timer);
+    clearTimeout(this.#finishing);
     await Promise.allSettled([this.#filling.close(), this.#ticking, ...this.#claiming]);
     await Promise.all([...this.#unnamed.keys()].map((claimed) => this.#rename(claimed)));
     await Promise.all([...this.#own].map((id) => this.#discard(id)));
@@ -129,7 +141,7 @@ export class Pool {
       return record;
     } finally {
       this.#claiming.delete(claiming);
-      setImmediate(() => this.#makeMissing()); // whoever has claimed one needn't wait for that
+      this.#finishSoon();
     }
   }
 
@@ -157,7 +169,7 @@ export class Pool {
       claimed(id);
       connections.update(given);
       inventory.enter(given);
-      this.#renameIn(RENAME_AFTER_MS, given);
+      this.#unnamed.set(given, undefined);
       return given;
     }
     return undefined;
@@ -230,9 +242,19 @@ export class Pool {
     this.#kinds = await kinds();
     const there = inventory.now().filter(({ warm, state }) => warm && state === 'running');
     const ids = new Set(there.map(({ id }) => id));
-    for (const known of [this.#seen, this.#taken, this.#own]) forgetOthers(known, ids);
+    for (const known of [this.#seen, this.#unfit, this.#taken, this.#own]) forgetOthers(known, ids);
     await Promise.all(there.map((record) => this.#lookAfter(record)));
     this.#makeMissing();
+  }
+
+  /** What needs doing after a claim: once for all at the same time, and not before they have begun to use what they got. */
+  #finishSoon(): void {
+    if (this.#closed) return;
+    this.#finishing ??= setTimeout(() => {
+      this.#finishing = undefined;
+      for (const [claimed, timer] of this.#unnamed) if (timer === undefined) this.#renameIn(RENAME_AFTER_MS, claimed);
+      this.#makeMissing();
+    }, FINISH_AFTER_MS).unref();
   }
 
   #makeMissing(): void {
@@ -247,12 +269,23 @@ export class Pool {
       if (this.#own.has(id)) await this.#discard(id);
       return;
     }
-    if (!this.#seen.has(id)) await this.#adopt(record);
+    if (!this.#seen.has(id) && this.#isTimeToLook(id)) await this.#adopt(record);
     const seen = this.#seen.get(id);
     if (seen === undefined) return;
     const isSurplus = this.#members(kind.key).length > this.#filling.target(kind);
     if (seen.renewAt <= performance.now() && !isSurplus) await this.#renew(record, seen.version);
     else await this.#enterAged(record);
+  }
+
+  /** The longer one hasn't been fit to be claimed, the less often it is looked at. */
+  #isTimeToLook(id: string): boolean {
+    return (this.#unfit.get(id)?.lookAt ?? 0) <= performance.now();
+  }
+
+  #noteUnfit(id: string): void {
+    const now = performance.now();
+    const since = this.#unfit.get(id)?.since ?? now;
+    this.#unfit.set(id, { since, lookAt: now + Math.max(TICK_MS / 2, now - since) });
   }
 
   async #enterAged(record: SandboxRecord): Promise<void> {
@@ -278,6 +311,7 @@ export class Pool {
 
   /** Gets to know one, whoever made it. One that turns out to be claimed is helped to its name. */
   async #adopt(record: SandboxRecord): Promise<void> {
+    this.#noteUnfit(record.id);
     try {
       const found = await within(this.#parts.look(record));
       if (found === undefined) return;
@@ -290,6 +324,7 @@ export class Pool {
       } else if (blob.length === 0 && taken) {
         // Until it is taken, its maker is at it yet, and would set the lease that a claim has been given.
         this.#seen.set(record.id, { version, renewAt: renewalOf(leaseLeftMs) });
+        this.#unfit.delete(record.id);
       }
     } catch (error) {
       this.#parts.log.debug({ sandbox: record.id, error }, DOES_NOT_ANSWER);

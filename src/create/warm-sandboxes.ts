@@ -73,7 +73,7 @@ interface WarmParts {
   readonly image: string;
   readonly limits: Limits;
   readonly pools: readonly PoolOptions[];
-  /** Reads the record of one, without a way into it being made unless it takes one. */
+  /** Reads the record of one, without the engine making a way into it unless it takes one. */
   readonly look: (record: SandboxRecord) => Promise<SeenRecord | undefined>;
   /** Runs `make` when there is room for another sandbox that nobody waits for; `undefined` when there is none. */
   readonly whenThereIsRoom: <T>(limits: SandboxTraits['limits'], make: () => Promise<T>) => Promise<T | undefined>;

@@ -97,7 +97,7 @@ describe('a claim', () => {
     expect([rename.mock.calls.length, claimed.mock.calls, claims.mock.calls]).toEqual([0, [['a']], [['claimed']]]);
     expect(inventory.find('a')).toMatchObject({ warm: false, projectName: 'claimed' });
     expect(pool.ready).toBe(0);
-    await pass(100);
+    for (const ms of [5, 100]) await pass(ms);
     expect(rename).toHaveBeenCalledOnce();
     await pool.close();
     expect(rename).toHaveBeenCalledOnce();
@@ -400,6 +400,21 @@ describe('looking after them', () => {
     expect([pool.ready, log.debug.mock.calls.length > 0, log.warn.mock.calls.length]).toEqual([0, true, 0]);
     warden.refusal = undefined;
     await pass(1000);
+    expect(pool.ready).toBe(1);
+  });
+
+  it('looks less and less often at one that its maker does not finish, and finds it when it has', async () => {
+    const engine = new FakeEngine();
+    const { warden } = warm(engine, 'a', { taken: false });
+    const { pool, look } = await open({ engine });
+    const looks = async (seconds: number) => {
+      const before = look.mock.calls.length;
+      for (let second = 0; second < seconds; second += 1) await pass(1000);
+      return look.mock.calls.length - before;
+    };
+    expect([await looks(3), await looks(60)]).toEqual([2, 4]);
+    warden.record.taken = true;
+    await looks(64);
     expect(pool.ready).toBe(1);
   });
 
