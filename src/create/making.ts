@@ -154,10 +154,11 @@ export class Making {
 
   async #take(plan: SandboxPlan, { signal, madeFor }: MakeOptions): Promise<SandboxRecord | undefined> {
     const { admission, warm } = this.#parts;
-    if (!warm.mayHave(plan)) return undefined;
+    const kind = warm.kindFor(plan);
+    if (kind === undefined) return undefined;
     const admitted = admission.admitClaim({ ...plan.traits.limits, tenant: plan.tenant ?? undefined });
     try {
-      const record = await warm.take(plan, { signal, madeFor });
+      const record = await warm.take(kind, plan, { signal, madeFor });
       if (record !== undefined) this.#made.add(record.id); // before it is no longer reserved
       return record;
     } finally {

@@ -54,9 +54,12 @@ interface WantedKind extends Omit<PoolKind, 'key'> {
   readonly given: ParsedCreateOptions;
 }
 
-interface WarmKind extends PoolKind {
+/** A kind as it is now: of the image that its name leads to. */
+export interface WarmKind extends PoolKind {
   readonly image: string;
   readonly traits: SandboxTraits;
+  /** What all of it have in common, and can't be given later. */
+  readonly made: string;
   readonly options: SettledOptions;
 }
 
@@ -125,19 +128,23 @@ export class WarmSandboxes {
     await this.#pool.close();
   }
 
-  /** Whether there is a kind that it could be made of. */
-  mayHave(plan: SandboxPlan): boolean {
-    return this.#kindFor(plan) !== undefined;
+  /** The kind that it can be made of, where there is one. */
+  kindFor({ image, traits, hasOwnLabels, secrets }: SandboxPlan): WarmKind | undefined {
+    if (hasOwnLabels || secrets.length > 0) return undefined; // neither can be given later
+    const made = immutable(traits);
+    const fit = this.#kinds.filter(
+      (kind) => kind.image === image && kind.made === made && fitsInMemory(kind.traits, traits),
+    );
+    return fit.find((kind) => sameLimits(kind.traits, traits)) ?? fit[0];
   }
 
-  /** A warm sandbox that is made what was planned; `undefined` when there is none that it can be made of. */
+  /** A warm sandbox of a kind that is made what was planned; `undefined` when there is none. */
   async take(
+    kind: WarmKind,
     plan: SandboxPlan,
     { signal, madeFor }: CallOptions & { madeFor?: MadeFor | undefined },
   ): Promise<SandboxRecord | undefined> {
     throwIfAborted(signal);
-    const kind = this.#kindFor(plan);
-    if (kind === undefined) return undefined;
     const { limits, ttlMs, idleTimeoutMs, onExpiry, wakeOnUse, metadata } = plan.traits;
     const claim: Claim = {
       limits,
@@ -191,15 +198,6 @@ export class WarmSandboxes {
     }
   }
 
-  #kindFor({ image, traits, hasOwnLabels, secrets }: SandboxPlan): WarmKind | undefined {
-    if (hasOwnLabels || secrets.length > 0) return undefined; // neither can be given later
-    const fit = this.#kinds.filter(
-      (kind) =>
-        kind.image === image && immutable(kind.traits) === immutable(traits) && fitsInMemory(kind.traits, traits),
-    );
-    return fit.find((kind) => sameLimits(kind.traits, traits)) ?? fit[0];
-  }
-
   /** Looks at the images anew: what is now another image makes another kind. One without its image is none now. */
   async #findKinds(): Promise<readonly WarmKind[]> {
     const found = await Promise.all(this.#wanted.map((kind) => this.#findKind(kind)));
@@ -216,7 +214,8 @@ export class WarmSandboxes {
       const { image, traits } = planSandbox(options, { id: '', owner, image: defaultImage, limits });
       const { id } = await engine.inspectImage(image);
       this.#missing.delete(about);
-      return { min, max, image, traits, options, key: hash([id, immutable(traits), traits.limits]) };
+      const made = immutable(traits);
+      return { min, max, image, traits, made, options, key: hash([id, made, traits.limits]) };
     } catch (error) {
       const isMissing = ['image_not_found', 'validation_failed', 'forbidden'] as const;
       if (!isMissing.some((code) => isSandyardError(error, code))) throw error;
