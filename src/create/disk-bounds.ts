@@ -1,7 +1,7 @@
 import type { Limits } from '../config.js';
 import type { CallOptions, Engine } from '../engine/engine.js';
 import type { EngineFacts } from '../engine/facts.js';
-import { removeOldTrials } from '../engine/trials.js';
+import { removeOldTemporary } from '../engine/temporary.js';
 import { SandyardError, type InputIssue } from '../errors.js';
 import type { DiskMode, Profile } from '../isolation.js';
 import { giveUpOn } from '../process/giving-up.js';
@@ -65,7 +65,7 @@ export class DiskBounds {
     const [{ storageDriver }, fault] = await Promise.all([this.#facts.read(), this.#engine.tryDiskQuota(image)]);
     const bounding = judgeBounding(storageDriver, fault);
     // Where there are no quotas nothing was made.
-    if (bounding.quota) await removeOldTrials(this.#engine);
+    if (bounding.quota) await removeOldTemporary(this.#engine);
     this.#known = { bounding, until: performance.now() + FRESH_MS };
     return bounding;
   }

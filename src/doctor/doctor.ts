@@ -1,6 +1,6 @@
 import type { Limits } from '../config.js';
 import type { CallOptions, Engine, ImageInfo } from '../engine/engine.js';
-import { removeOldTrials } from '../engine/trials.js';
+import { removeOldTemporary } from '../engine/temporary.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { giveUpOn } from '../process/giving-up.js';
 import { PROTOCOL_VERSION, WARDEN_LABEL, type WardenDelivery } from '../warden.js';
@@ -76,7 +76,7 @@ async function examine({ engine, warden, image, limits }: DoctorParts, { signal 
   const protocol = found === undefined ? undefined : (found.labels[WARDEN_LABEL] ?? null);
   const checks = [...checkEngine(examination), checkImage(image, { protocol, expected: PROTOCOL_VERSION })];
   if (found === undefined) return checks; // and nothing can be tried without
-  await removeOldTrials(engine, { signal });
+  await removeOldTemporary(engine, { signal });
   const volume = await warden.volumeFor(found).catch(unlessAborted);
   const trials: RuntimeTrial[] = [];
   // One after the other: they are timed.

@@ -3,7 +3,7 @@ import { Channel } from '../channel/channel.js';
 import { planSandbox, toSpec } from '../create/plan.js';
 import type { Limits } from '../config.js';
 import type { CallOptions, ContainerSpec, Engine, ImageInfo, VolumeMount } from '../engine/engine.js';
-import { TRIAL_LABEL } from '../engine/trials.js';
+import { TEMPORARY_LABEL } from '../engine/temporary.js';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { runBuiltin } from '../files/builtin.js';
 import { giveUpOn } from '../process/giving-up.js';
@@ -73,7 +73,7 @@ function toTrialSpec({ image, limits, found, volume }: TrialParts, runtime: stri
     bounding: { quota: false, watched: false }, // the disk is tried by itself
   };
   const plan = planSandbox(asked, { id: newSandboxId(), owner: 'trial', image, limits });
-  return { ...toSpec(plan, found, { volume }), name: `sandyard-trial-${plan.id}`, labels: { [TRIAL_LABEL]: '1' } };
+  return { ...toSpec(plan, found, { volume }), name: `sandyard-trial-${plan.id}`, labels: { [TEMPORARY_LABEL]: '1' } };
 }
 
 /** One of the warden's own operations, as the image may have no program. */

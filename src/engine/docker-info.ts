@@ -5,7 +5,7 @@ import { isSandyardError } from '../errors.js';
 import { QUICK_MS, type EngineConnection } from './connection.js';
 import { toCreationDate } from './docker-dates.js';
 import type { CallOptions, EngineExamination, EngineInfo } from './engine.js';
-import { TRIAL_LABEL } from './trials.js';
+import { TEMPORARY_LABEL } from './temporary.js';
 
 /* What an engine says of itself, and what can be found out only by trying. */
 
@@ -125,7 +125,7 @@ export async function tryDiskQuota(
 ): Promise<string | undefined> {
   const about = { doing: 'bound the disk of a container', image, deadlineMs: QUICK_MS };
   const name = `sandyard-trial-${randomBytes(6).toString('hex')}`;
-  const Labels = { [TRIAL_LABEL]: '1' };
+  const Labels = { [TEMPORARY_LABEL]: '1' };
   const HostConfig = { StorageOpt: { size: TRIAL_DISK }, NetworkMode: 'none' };
   try {
     await connection.call({ operation: 'create_container', ...about, ...options }, (docker, abortSignal) =>

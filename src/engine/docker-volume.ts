@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { isSandyardError, SandyardError } from '../errors.js';
 import { QUICK_MS, type EngineConnection } from './connection.js';
 import type { CallOptions, VolumeContent } from './engine.js';
+import { TEMPORARY_LABEL } from './temporary.js';
 
 const COPY_MS = 60_000;
 /** How long another that fills the same volume is waited for: longer than it may take itself. */
@@ -72,7 +73,7 @@ async function copyOnce(connection: EngineConnection, volume: VolumeContent, opt
 function toCopyOptions({ name, image, path, labels }: VolumeContent): Docker.ContainerCreateOptions {
   return {
     Image: image,
-    Labels: { ...labels },
+    Labels: { ...labels, [TEMPORARY_LABEL]: '1' },
     Entrypoint: [path], // a container must have one; this one is never started
     Cmd: [],
     HostConfig: {

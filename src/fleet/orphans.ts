@@ -1,6 +1,7 @@
 import type { EngineClock } from '../record/engine-clock.js';
 import { PROXY_PREFIX } from '../egress/endpoint.js';
 import type { CallOptions, Engine, NamedObject } from '../engine/engine.js';
+import { removeOldTemporary } from '../engine/temporary.js';
 import { isSandyardError } from '../errors.js';
 import type { Log } from '../log.js';
 import { ownedBy } from '../record/record.js';
@@ -69,11 +70,15 @@ export async function findOrphans(parts: OrphanParts, { signal }: CallOptions = 
   return orphans;
 }
 
-/** Removes them, and answers which there were. What turns out to be in use isn't among them; a dry run can't tell. */
+/**
+ * Removes them, and answers which there were. What turns out to be in use isn't among them; a dry run can't tell. What was
+ * made for a moment only and left goes first, as it may use one, and isn't answered.
+ */
 export async function removeOrphans(
   parts: OrphanParts,
   { dryRun = false, signal }: CallOptions & { readonly dryRun?: boolean | undefined } = {},
 ): Promise<Orphan[]> {
+  if (!dryRun) await removeOldTemporary(parts.engine, { signal });
   const found = await findOrphans(parts, { signal });
   const orphans: Orphan[] = [];
   for (const orphan of found) {

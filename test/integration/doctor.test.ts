@@ -11,7 +11,7 @@ describe('the doctor on a real engine', () => {
   });
   afterAll(() => removeAll(manager));
 
-  const trials = async () => docker.listContainers({ all: true, filters: { label: ['sandyard.trial'] } });
+  const trials = async () => docker.listContainers({ all: true, filters: { label: ['sandyard.temporary'] } });
 
   it(
     'tells what is there, runs each runtime that is tested with, and leaves nothing',

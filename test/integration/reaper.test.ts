@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 
 import { readEngineEnvironment } from '../../src/config.js';
 import { EngineClock } from '../../src/record/engine-clock.js';
@@ -211,13 +211,21 @@ describe('what a manager that died has left', () => {
     });
     onTestFinished(() => network.remove().catch(() => {}));
     await leave(`user${RUN_SUFFIX}`, { owner: newOwner(), volume: name('used') });
+    const forAMoment = await leave(`fill${RUN_SUFFIX}`, {
+      labels: { 'sandyard.temporary': '1' },
+      volume: name('orphan'),
+    });
 
     const clock = new EngineClock();
-    const { systemTime } = await engine.info();
+    const info = await engine.info();
+    const { systemTime } = info;
     clock.see(systemTime);
     const parts = { engine, clock, log: silentLog, telemetry: silentTelemetry, owner, sockets: SandboxSockets.none };
     expect(await removeOrphans(parts)).toEqual([]); // they are young
-    clock.see(new Date(systemTime.getTime() + 11 * 60_000));
+    expect(await isThere(forAMoment)).toBe(true);
+    const later = new Date(systemTime.getTime() + 11 * 60_000);
+    clock.see(later);
+    vi.spyOn(engine, 'info').mockImplementation(async () => ({ ...info, systemTime: later }));
     const orphans = (await removeOrphans(parts)).filter((found) => found.name.endsWith(RUN_SUFFIX));
     expect(orphans).toEqual([
       { kind: 'volume', name: name('orphan'), reason: 'sandbox_gone', removed: true },
@@ -226,5 +234,6 @@ describe('what a manager that died has left', () => {
     const { Volumes } = await docker.listVolumes({ filters: { name: ['sandyard-test-'] } });
     const left = Volumes.map(({ Name }) => Name).filter((found) => found.endsWith(RUN_SUFFIX));
     expect(left.toSorted()).toEqual([name('foreign'), name('used')]);
+    expect(await isThere(forAMoment)).toBe(false);
   });
 });

@@ -76,7 +76,7 @@ describe('what an engine can do about disks', () => {
   it('leaves nothing of a trial that was killed', async () => {
     const engine = new FakeEngine();
     engine.quotaFault = undefined;
-    const labels = { 'sandyard.trial': '1' };
+    const labels = { 'sandyard.temporary': '1' };
     engine.plant({ name: 'old', labels, createdAt: new Date(Date.now() - 600_000) });
     engine.plant({ name: 'under-way', labels });
     await new DiskBounds(engine, new EngineFacts(engine)).read('ours:1');

@@ -28,8 +28,8 @@ describe('the doctor', () => {
     expect(engine.containers.size).toBe(0);
     const specs = engine.calls.filter(({ method }) => method === 'createContainer').map(({ args }) => args[0]);
     expect(specs).toMatchObject([
-      { runtime: 'runc', network: 'none', labels: { 'sandyard.trial': '1' } },
-      { runtime: 'runsc', network: 'none', labels: { 'sandyard.trial': '1' } },
+      { runtime: 'runc', network: 'none', labels: { 'sandyard.temporary': '1' } },
+      { runtime: 'runsc', network: 'none', labels: { 'sandyard.temporary': '1' } },
     ]);
   });
 
@@ -77,7 +77,7 @@ describe('the doctor', () => {
   it('removes what a doctor has left that was killed, and nothing that may be in use', async () => {
     const engine = makeEngine();
     await using manager = makeManager(engine);
-    const labels = { 'sandyard.trial': '1' };
+    const labels = { 'sandyard.temporary': '1' };
     engine.plant({ name: 'sandyard-trial-old', labels, createdAt: new Date(Date.now() - 600_000) });
     engine.plant({ name: 'sandyard-trial-new', labels });
     engine.plant({ name: 'other', labels: {}, createdAt: new Date(Date.now() - 600_000) });

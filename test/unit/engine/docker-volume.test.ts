@@ -59,7 +59,7 @@ describe('fillVolume', () => {
     expect(state.created).toMatchObject([
       {
         Image: 'with-warden',
-        Labels: VOLUME.labels,
+        Labels: { ...VOLUME.labels, 'sandyard.temporary': '1' },
         HostConfig: {
           NetworkMode: 'none',
           Mounts: [{ Type: 'volume', Source: VOLUME.name, Target: VOLUME.path, ReadOnly: false }],

@@ -115,6 +115,21 @@ it('has the directories of sandboxes that are gone removed, but for a dry run', 
   expect(there).toEqual([new Set(['abc'])]);
 });
 
+it('has containers removed that were made for a moment and left, but for a dry run', async () => {
+  const { engine, put, parts } = yard();
+  const labels = { ...WARDEN, 'sandyard.temporary': '1' };
+  const old = new Date(engine.now().getTime() - 6 * MINUTE);
+  engine.plant({ name: 'left', state: 'created', labels, createdAt: old });
+  engine.plant({ name: 'young', state: 'created', labels });
+  engine.plant({ name: 'other', state: 'created', labels: WARDEN, createdAt: old });
+  put('volumes', 'sandyard-warden-ffffffffffff', WARDEN);
+  engine.removeVolume = () => Promise.resolve(!engine.containers.has('left')); // which uses it
+  await removeOrphans(parts, { dryRun: true });
+  expect([...engine.containers.keys()]).toEqual(['left', 'young', 'other']);
+  expect(await removeOrphans(parts)).toMatchObject([{ kind: 'volume', removed: true }]);
+  expect([...engine.containers.keys()]).toEqual(['young', 'other']);
+});
+
 it('goes on when one cannot be removed, and says why', async () => {
   const { engine, put, parts } = yard();
   put('volumes', 'bad', OURS);
