@@ -20,6 +20,8 @@ import { parseAuthority } from './targets.ts';
 const HELLO_MS = 5000;
 /** In how many pieces it may come: each is a look at all that there is. */
 const MAX_PIECES = 64;
+/** A stream that is joined to another both ways has half a dozen listeners for each; Node takes the eleventh for a leak. */
+const MAX_LISTENERS = 20;
 
 interface Asked {
   readonly socket: Socket;
@@ -82,6 +84,7 @@ async function join(relay: Relay, passage: Passage, { socket, hello }: { socket:
   const { upstream, account, client } = passage;
   const up = new Meter(account, client.policy);
   up.write(hello);
+  for (const end of [socket, upstream]) end.setMaxListeners(MAX_LISTENERS);
   try {
     await Promise.all([pipeline(socket, up, upstream), pipeline(upstream, new Meter(account, client.policy), socket)]);
   } catch (error) {
