@@ -12,17 +12,18 @@ const MIB = 1024 * 1024;
 const QUIET_MS = 1500;
 
 /**
- * What may grow while it should not, of this process and of the resident sandbox's PID 1; and by how much it may in three
- * minutes, which is what a minute leaves open for the next: connections that are kept alive, with the timers of both their
- * ends. What is held on to once in a hundred uses grows by more.
+ * What may grow while it should not, of this process and of the resident sandbox's PID 1; and how far two looks at it may be
+ * apart by chance. That is what a minute leaves open for the next, mostly: connections that are kept alive, with the timers
+ * of both their ends, of which the bounds are three times the deviation in an hour. What is held on to once in a hundred uses
+ * grows by more.
  */
 export const QUANTITIES = {
   'heap, MiB': 8,
   'outside the heap, MiB': 8,
   'resident, MiB': 64,
-  'file descriptors': 12,
-  timers: 24,
-  sockets: 12,
+  'file descriptors': 16,
+  timers: 54,
+  sockets: 18,
   functions: 1500,
   'listeners to a signal': 0,
   warnings: 0,
@@ -70,10 +71,10 @@ export async function measure({ resident, signal }: Ground, pid1: number): Promi
 
 export interface Verdict {
   readonly quantity: Quantity;
-  /** The least of the first third, and of the last: a leak raises it, what a moment leaves lying about does not. */
+  /** The mean of the first third of all looks, and of the last. */
   readonly begin: number;
   readonly end: number;
-  /** How much more that may be: the least of many has less of chance in it than that of one. */
+  /** How much more that may be: the mean of many has less of chance in it than one look. */
   readonly growth: number;
   readonly flat: boolean;
 }
@@ -81,8 +82,8 @@ export interface Verdict {
 export function judge(samples: readonly Sample[]): Verdict[] {
   const third = Math.max(1, Math.floor(samples.length / 3));
   return (Object.keys(QUANTITIES) as Quantity[]).map((quantity) => {
-    const least = (of: readonly Sample[]) => Math.min(...of.map((sample) => sample[quantity]));
-    const [begin, end] = [least(samples.slice(0, third)), least(samples.slice(-third))];
+    const mean = (of: readonly Sample[]) => of.reduce((sum, sample) => sum + sample[quantity], 0) / of.length;
+    const [begin, end] = [mean(samples.slice(0, third)), mean(samples.slice(-third))];
     const growth = QUANTITIES[quantity] / Math.sqrt(third);
     return { quantity, begin, end, growth, flat: end - begin <= growth };
   });
