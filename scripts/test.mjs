@@ -17,8 +17,6 @@ import { SECURITY_REPORT } from './security-table.mjs';
  */
 
 const RUN_LABEL = 'sandyard.test-run';
-/** Containers that managers make for a moment. */
-const TEMPORARY_LABEL = 'sandyard.temporary';
 /** Volumes that managers fill with the warden, for images that have none. */
 const WARDEN_VOLUMES = 'sandyard-warden-';
 
@@ -170,8 +168,8 @@ async function checkNothingLeft({ DOCKER_HOST }) {
   const sandboxes = (await docker.listContainers({ all: true, filters: { label: ['sandyard.managed'] } })).filter(
     ({ Labels }) => Labels['sandyard.owner']?.includes(runId),
   );
-  const temporary = await docker.listContainers({ all: true, filters: { label: [TEMPORARY_LABEL] } });
-  const containers = [...sandboxes, ...temporary, ...(await docker.listContainers({ all: true, ...ours }))];
+  const fillers = await docker.listContainers({ all: true, filters: { name: ['^/sandyard-fill-'] } });
+  const containers = [...sandboxes, ...fillers, ...(await docker.listContainers({ all: true, ...ours }))];
   const { Volumes: volumes } = await docker.listVolumes(ours);
   const networks = await docker.listNetworks(ours);
   const left = [
